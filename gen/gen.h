@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The one internal header of gen/: spec -> plan -> source. Pure: no file,
+ * clock, environment, network or device. Types first, then prototypes grouped
+ * by file, in the order data flows. */
+#ifndef ATTNC_GEN_H
+#define ATTNC_GEN_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "spec.h"
+
+/* ---- errors ------------------------------------------------------------ */
+
+enum { ERR_TEXT = 512, ERR_FIELD = 64 };
+
+/* Filled by the first failure, which wins. `code` is an attnc_status value
+ * (runtime/attnc.h): gen uses ERR_REQUEST, ERR_INTERNAL and ERR_MEMORY. */
+typedef struct Err {
+    int code;              /* 0: no error */
+    char stage[16];        /* spec shape device tile plan expand emit ... */
+    char field[ERR_FIELD]; /* offending field, or "" */
+    char text[ERR_TEXT];   /* one line: what, where, nearest accepted */
+} Err;
+
+enum { ERR_REQUEST = -1, ERR_MEMORY = -7, ERR_INTERNAL = -10 };
+
+/* ---- growing text ------------------------------------------------------ */
+
+/* A growing string. All-zero is empty; `bad` is set when memory ran out and
+ * stays set, so callers check once at the end. */
+typedef struct Str {
+    char *text; /* NUL-terminated once anything was added */
+    size_t len, cap;
+    bool bad;
+} Str;
+
+/* ---- device ------------------------------------------------------------ */
+
+enum device_kind { DEVICE_CPU, DEVICE_CUDA };
+
+/* One row of numbers: where a kernel will run. */
+typedef struct Device {
+    char name[48]; /* e.g. "H200", or the CPU's model name */
+    char arch[24]; /* avx2 avx512 avx512bf16 neon portable | sm_80 ... */
+    int kind;      /* enum device_kind */
+#define FIGURE(name, unit, doc) double name;
+#include "device.def"
+#undef FIGURE
+} Device;
+
+/* ---- tile -------------------------------------------------------------- */
+
+enum tile_family {
+#define FAMILY(name) TILE_##name,
+#define FIELD(family, name, doc)
+#include "tile.def"
+#undef FAMILY
+#undef FIELD
+    TILE_FAMILIES
+};
+
+enum tile_from { FROM_MODEL, FROM_PIN, FROM_TABLE, FROM_SAFE };
+enum { TILE_FIELDS = 16 };
+
+/* At most 16 named integers. Access: t->v[T_cpu_fwd_block_q]. */
+typedef struct Tile {
+    int family; /* enum tile_family */
+    int from;   /* enum tile_from */
+    int32_t v[TILE_FIELDS];
+} Tile;
+
+/* T_<family>_<field>: index into Tile.v; T_<family> = its first running
+ * number, so an index is the running number minus that. */
+enum tile_running {
+#define FAMILY(name) T_RUN_##name, T_RUN_##name##_ = T_RUN_##name - 1,
+#define FIELD(family, name, doc) T_RUN_##family##_##name,
+#include "tile.def"
+#undef FAMILY
+#undef FIELD
+};
+enum tile_index {
+#define FAMILY(name)
+#define FIELD(family, name, doc)                                               \
+    T_##family##_##name = T_RUN_##family##_##name - T_RUN_##family,
+#include "tile.def"
+#undef FAMILY
+#undef FIELD
+};
+
+/* ---- plan -------------------------------------------------------------- */
+
+enum param_kind { POINTER_IN, POINTER_OUT, LENGTH, STRIDE, SCALAR, WORK };
+enum param_id {
+#define PARAM(name, kind) PARAM_##name,
+#include "param.def"
+#undef PARAM
+    PARAM_COUNT
+};
+
+typedef struct Param {
+    int id;  /* enum param_id */
+    int buf; /* kind WORK: index into Plan.buf, else -1 */
+} Param;
+
+/* Run-time sizes a grid or a buffer can depend on. */
+#define DIM_LIST(X)                                                            \
+    X(ONE) X(BATCH) X(HEADS) X(KV_HEADS) X(GROUP) X(SEQLEN_Q) X(SEQLEN_K)      \
+    X(ROWS) X(TOTAL_Q)
+/* GROUP = heads / kv_heads; ROWS = GROUP * seqlen_q, the query rows that share
+ * one key head; TOTAL_Q = rows of the packed Q (varlen), else batch*seqlen_q */
+enum dim {
+#define X(name) DIM_##name,
+    DIM_LIST(X)
+#undef X
+    DIM_COUNT
+};
+
+typedef struct Factor {
+    int dim;     /* enum dim */
+    int64_t div; /* the factor is ceil(size of dim / div), div >= 1 */
+} Factor;
+
+/* Product of its factors; ends at dim == DIM_ONE or after 5. */
+typedef struct Extent {
+    Factor f[5];
+} Extent;
+
+#define ROLE_LIST(X) X(fwd) X(fwd_split) X(combine)
+enum role {
+#define X(name) ROLE_##name,
+    ROLE_LIST(X)
+#undef X
+    ROLE_COUNT
+};
+
+enum { PLAN_STEPS = 8, PLAN_BUFS = 16, STEP_PARAMS = 48 };
+
+enum buf_zero { ZERO_NEVER, ZERO_EACH_LAUNCH };
+
+/* Scratch that lives in the caller's workspace during one launch. */
+typedef struct Buf {
+    char name[16];
+    int elem_bytes;
+    int zero;      /* enum buf_zero */
+    Extent extent; /* elements, times `fixed` */
+    int64_t fixed;
+} Buf;
+
+/* What the IO model says of one step; times in ms, at the shape's hints. */
+typedef struct Figures {
+    double flops;          /* of the two products, visible pairs only */
+    double exp2s;          /* exponentials */
+    double dram_bytes;     /* compulsory */
+    double sram_bytes;     /* moved between the last cache and SRAM */
+    double sram_footprint; /* bytes of SRAM one work item fills */
+    double items, waves;   /* work items; items / cores, rounded up */
+    double compute_ms, dram_ms, sram_ms, time_ms;
+    const char *bound; /* "compute" | "dram" | "sram" | "waves" */
+} Figures;
+
+typedef struct Step {
+    int role; /* enum role */
+    Tile tile;
+    Extent grid; /* work items (CPU) or blocks (CUDA) */
+    int nparam;
+    Param param[STEP_PARAMS];
+    int64_t scratch_bytes; /* CPU: per worker thread, 64-byte aligned */
+    char entry[64];        /* symbol of its kernel */
+    Figures fig;
+} Step;
+
+typedef struct Plan {
+    attnc_spec spec;   /* canonical */
+    attnc_shape shape; /* hints and promises it was made for */
+    Device device;
+    int nstep, nbuf;
+    Step step[PLAN_STEPS];
+    Buf buf[PLAN_BUFS];
+} Plan;
+
+/* A candidate of the tile search, ranked; `why` says why it was rejected. */
+typedef struct Candidate {
+    Tile tile;
+    Figures fig;
+    bool legal;
+    char why[120];
+} Candidate;
+
+/* What the caller fixes: fields of a tile by name, from `--tile`; a tuned
+ * table row takes the same form. Empty text: nothing pinned. */
+typedef struct Pins {
+    const char *tile;  /* "block_q=384,block_k=64" or NULL */
+    const char *table; /* tuned row for this spec and device, or NULL */
+    bool builtin;      /* plan for the precompiled generic kernel */
+} Pins;
+
+/* ---- source ------------------------------------------------------------ */
+
+/* One module of text. `line[i]` says which template line made line i + 1:
+ * template index << 16 | line number. */
+typedef struct Source {
+    Str text;
+    uint32_t *line;
+    size_t nline;
+} Source;
+
+typedef struct Template {
+    const char *name; /* "cpu/module.c.in" */
+    const char *text;
+    size_t len;
+} Template;
+
+/* Where templates come from: the embedded set, or one read by the command. */
+typedef struct Templates {
+    const Template *t;
+    size_t count;
+    const char *hash; /* hex SHA-256 over names and texts */
+} Templates;
+
+struct LuaApi; /* gen/luaapi.h: table of the Lua functions used */
+
+/* ---- util.c ------------------------------------------------------------ */
+
+/* printf to the end of s. */
+void str_addf(Str *s, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+void str_add(Str *s, const char *text, size_t len);
+void str_free(Str *s);
+
+/* Records the first failure in *e and returns `code`. field may be NULL. */
+int err_set(Err *e, int code, const char *stage, const char *field,
+            const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+
+/* The spelling in `names` nearest to `word` by edit distance. */
+const char *nearest_word(const char *word, const char *const *names, int n);
+
+/* Walks "key=value" pairs separated by any of `seps`. Returns false at the
+ * end; else sets key and value as slices (value.len 0 when there is no `=`). */
+typedef struct Slice {
+    const char *p;
+    size_t len;
+} Slice;
+bool next_pair(const char **cursor, const char *seps, Slice *key, Slice *value);
+bool slice_is(Slice s, const char *text);
+/* Whole slice as a decimal int64; false when it is anything else. */
+bool slice_int(Slice s, int64_t *out);
+bool slice_double(Slice s, double *out);
+
+/* ---- spec.c ------------------------------------------------------------ */
+
+/* Sets fields of *s from "field=value ..." text; unnamed fields keep their
+ * value. Unknown field or value: ERR_REQUEST naming the nearest accepted. */
+int spec_parse(const char *text, attnc_spec *s, Err *e);
+/* Sets one field; `value` as spelled in the text form. */
+int spec_set(attnc_spec *s, const char *field, const char *value, Err *e);
+/* Checks every field, fills derived defaults (head_dim_v): canonical form.
+ * Accepts an older, shorter struct by its struct_size. */
+int spec_check(const attnc_spec *in, attnc_spec *out, Err *e);
+/* Canonical text: every field, in order, one line without newline. */
+void spec_print(const attnc_spec *s, Str *out);
+/* Spelling of the value of an enum field ("f16"), or NULL if not an enum. */
+const char *spec_spelling(const attnc_spec *s, const char *field);
+/* Calls fn for every field: name, default, accepted values, doc (all text);
+ * the docs check and the command's --help use it. */
+void spec_fields(void (*fn)(void *user, const char *name, const char *def,
+                            const char *accepted, const char *doc),
+                 void *user);
+int dtype_bytes(int dtype); /* 4 or 2 */
+
+/* ---- shape.c ----------------------------------------------------------- */
+
+int shape_parse(const char *text, attnc_shape *s, Err *e);
+int shape_check(const attnc_shape *in, attnc_shape *out, Err *e);
+void shape_print(const attnc_shape *s, Str *out);
+/* Only the promises: the part that belongs to a kernel's identity. */
+void shape_print_promises(const attnc_shape *s, Str *out);
+
+/* ---- device.c ---------------------------------------------------------- */
+
+/* Rows of the built-in table: index 0 .. device_count() - 1. */
+int device_count(void);
+const Device *device_at(int i);
+const char *device_source(int i); /* where its figures come from */
+/* Finds a row by name (case-insensitive) or arch. */
+int device_find(const char *name, Device *out, Err *e);
+/* Applies "key=value,..." to *d (the part after `@`). */
+int device_override(Device *d, const char *pairs, Err *e);
+void device_print(const Device *d, Str *out);
+int device_parse(const char *text, Device *d, Err *e);
+
+/* ---- tile.c ------------------------------------------------------------ */
+
+const char *tile_family_name(int family);
+/* Fields of a family in order; NULL at the end. */
+const char *tile_field_name(int family, int i);
+const char *tile_from_name(int from); /* pin | table | model | safe */
+void tile_print(const Tile *t, Str *out); /* "cpu_fwd block_q=384 ..." */
+/* Sets the named fields of *t from "block_q=384,keys=4". */
+int tile_parse(const char *pairs, Tile *t, Err *e);
+/* The one body of legality. false: *why (120 bytes) holds the reason. */
+bool tile_legal(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                const Tile *t, char why[120]);
+/* Candidates of a family, legal or not (duplicates left out), at most max. */
+int tile_enumerate(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                   int family, Candidate *out, int max);
+
+/* ---- model.c ----------------------------------------------------------- */
+
+/* Exact number of visible (query, key) pairs of the mask for one head with
+ * the shape's hints (key lengths and varlen not known: the full lengths). */
+double model_visible(const attnc_spec *s, const attnc_shape *h);
+/* Bytes of SRAM / of per-thread scratch one work item uses; the emitted
+ * scratch layout uses the same numbers (plan.c copies it into the Step). */
+int64_t model_scratch_bytes(const attnc_spec *s, const Device *d,
+                            const Tile *t);
+void model_figures(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                   const Tile *t, Figures *out);
+
+/* ---- plan.c ------------------------------------------------------------ */
+
+/* Strategy first (split or not), then a tile per step by the ladder
+ * pin > table > model > safe. */
+int plan_choose(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                const Pins *pins, Plan *out, Err *e);
+/* Ranked candidates of step i (best first, rejected last), for explain. */
+int plan_candidates(const Plan *p, int step, Candidate *out, int max);
+/* Identity text of the plan's module: canonical spec, promises, tiles, arch.
+ * What the cache key hashes, together with generator and template hashes. */
+void plan_identity(const Plan *p, Str *out);
+/* Whole plan as readable text (several lines), and back. */
+void plan_print(const Plan *p, Str *out);
+int plan_parse(const char *text, Plan *p, Err *e);
+const char *role_name(int role);
+const char *param_name(int id);
+int param_kind(int id);
+/* Size of an extent, given the size of every dim; -1 on overflow. */
+int64_t extent_size(const Extent *x, const int64_t dims[DIM_COUNT]);
+
+/* ---- expand.c ---------------------------------------------------------- */
+
+/* Template text -> Lua chunk with the same line numbers: a line starting with
+ * `$` is Lua, `${expr}` inside any other line is a value. */
+int expand_chunk(const Template *t, Str *chunk, Err *e);
+
+/* ---- emit.c ------------------------------------------------------------ */
+
+/* Plan -> one module of C. Lua is used through `lua` only. */
+int emit_cpu(const Plan *p, const Templates *t, const struct LuaApi *lua,
+             Source *out, Err *e);
+void source_free(Source *s);
+
+/* ---- generated: build/templates.c -------------------------------------- */
+
+extern const Templates attnc_templates; /* embedded by the build */
+
+#define ATTNC_GENERATOR_VERSION 1
+
+#endif
