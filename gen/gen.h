@@ -307,6 +307,25 @@ bool tile_legal(const attnc_spec *s, const attnc_shape *h, const Device *d,
 int tile_enumerate(const attnc_spec *s, const attnc_shape *h, const Device *d,
                    int family, Candidate *out, int max);
 
+/* ---- scratch.c --------------------------------------------------------- */
+
+/* Byte offsets of the arrays in one CPU worker's scratch, each 64-byte
+ * aligned; templates see them as the table L, the model as a footprint: the
+ * size computed is the size emitted. */
+typedef struct CpuScratch {
+    int64_t qt;    /* Q transposed, f32 or packed [block][head_dim][micro] */
+    int64_t ot;    /* O transposed, f32 [block][head_dim_v][micro] */
+    int64_t max;   /* running maximum, f32 [block_q] */
+    int64_t sum;   /* running sum, f32 [block_q] */
+    int64_t pos;   /* query position of each row, i32 [block_q] */
+    int64_t slope; /* ALiBi slope of each row, f32 [block_q] */
+    int64_t s;     /* scores and weights, f32 [block_k + keys][micro] */
+    int64_t k, v;  /* dense copies, [block_k][head_dim], [block_k][dv] */
+    int64_t total;
+} CpuScratch;
+void cpu_scratch(const attnc_spec *s, const Device *d, const Tile *t,
+                 CpuScratch *out);
+
 /* ---- model.c ----------------------------------------------------------- */
 
 /* Exact number of visible (query, key) pairs of the mask for one head with
