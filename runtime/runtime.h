@@ -9,6 +9,19 @@
 #include "attnc.h"
 #include "gen.h"
 
+/* ---- error.c ----------------------------------------------------------- */
+
+/* Makes *e the calling thread's last error and returns its code. hint may be
+ * NULL: the usual one of its stage. log may be NULL. */
+int error_publish(const Err *e, const char *hint, const char *log);
+/* Copies an open struct of a caller who may know fewer fields: the caller's
+ * first struct_size bytes over *to, which holds the defaults. */
+int struct_take(void *to, size_t size, const void *from, const char *name,
+                Err *e);
+/* One formatted line to the context's log callback, if there is one. */
+void context_log(const attnc_context *c, int level, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
 /* ---- blobs and kernels ------------------------------------------------- */
 
 typedef struct Blob {
@@ -64,18 +77,39 @@ const struct LuaApi *lua_load(Err *e);
 /* A compiler found on this machine. */
 typedef struct Compiler {
     char path[512];
-    char version[96]; /* "clang 14.0.6" */
     bool clang;
 } Compiler;
 
-/* First usable of `list` (see attnc_options.compilers); false: none. */
+/* First usable of `list` (see attnc_options.compilers); false: none. Reads
+ * directories only: no child. */
 bool compiler_find(const char *list, Compiler *out);
-/* C text -> shared object bytes, by child processes in a private directory. */
-int compile_cpu(const Compiler *c, const char *arch, const Source *s,
-                Blob *out, Str *log, Err *e);
-/* Runs argv with a clean signal mask, output to *log; the wait status or -1.
- * Tolerates SIGCHLD being ignored. */
-int child_run(char *const argv[], Str *log, Err *e);
+/* Its version, "clang 14.0.6", by asking it (a child, 20 ms). */
+int compiler_version(const Compiler *c, char version[96], Err *e);
+
+/* C text -> shared object bytes, by child processes in a private directory
+ * below TMPDIR, else /tmp, else `dir` (which may be NULL). */
+typedef struct CompileJob {
+    const Compiler *compiler;
+    const char *arch;
+    const char *dir;
+    const Source *source;
+    const Templates *templates; /* names for the places of errors */
+} CompileJob;
+/* version: of the compiler, as the object itself says. *log: whole output. */
+int compile_cpu(const CompileJob *j, Blob *out, char version[96], Str *log,
+                Err *e);
+
+/* ---- child.c ----------------------------------------------------------- */
+
+enum { CHILD_STOLEN = 1 << 20 }; /* it ended, but the host reaped it */
+
+/* Runs argv with a clean signal mask, default handlers and few variables in
+ * its environment; `in` is its standard input (or -1), `tmp` its TMPDIR. Its
+ * output goes to *log. Returns the wait status, CHILD_STOLEN, or -1 with *e
+ * set when it could not be started or ran too long. */
+int child_run(char *const argv[], int in, const char *tmp, Str *log, Err *e);
+/* Full path of a program on PATH; false: not there. */
+bool program_find(const char *name, char path[512]);
 
 /* ---- load.c ------------------------------------------------------------ */
 
@@ -180,31 +214,104 @@ uint64_t slot_value(const Plan *p, const Param *param, const attnc_args *a,
  * plan's step, in order of param.def. */
 void builtin_fwd(const uint64_t *args, char *scratch, int64_t item);
 
+/* ---- templates.c ------------------------------------------------------- */
+
+/* Templates of a directory, hashed as the build hashes the embedded ones. */
+int templates_read(const char *dir, const Templates **out, Err *e);
+void templates_free(const Templates *t); /* not for the embedded ones */
+
+/* ---- plans.c: what a context keeps in memory --------------------------- */
+
+#define ATTNC_ENUM(name, values, def, count, doc) int32_t name;
+#define ATTNC_INT(name, def, lo, hi, doc) int32_t name;
+#define ATTNC_BOOL(name, def, hi, doc) int32_t name;
+#define ATTNC_HINT(name, def, doc) int64_t name;
+#define ATTNC_PROMISE(name, def, values, doc) int64_t name;
+
+/* What two equal calls of attnc_prepare have in common: every field of the
+ * canonical spec and shape (without padding), and the pins. */
+typedef struct Request {
+    struct {
+#include "shape.def"
+    } shape;
+    struct {
+#include "spec.def"
+    } spec;
+    char tile[256]; /* text up to its NUL counts */
+} Request;
+
+#undef ATTNC_ENUM
+#undef ATTNC_INT
+#undef ATTNC_BOOL
+#undef ATTNC_HINT
+#undef ATTNC_PROMISE
+
+/* One loaded Source, shared by the plans of equal identity. */
+typedef struct Module {
+    CacheKey key;
+    Kernel kernel;
+    int state, users;   /* plans.c */
+    double compile_ms;
+    Err err;            /* when it could not be made: for those who wait */
+    char *log;
+    struct Module *next;
+} Module;
+
+typedef struct PlanTable PlanTable;
+PlanTable *table_create(void);
+/* Frees all that nobody else holds. */
+void table_destroy(PlanTable *t);
+/* The plan of an equal request, held for the caller; or NULL. */
+attnc_plan *table_find(PlanTable *t, const Request *r);
+/* Enters a new plan and returns it, or the equal one that came first (then
+ * the new one is freed); held for the caller. */
+attnc_plan *table_enter(PlanTable *t, attnc_plan *plan);
+/* The module of a key, held for the caller. *mine: the caller has to make it
+ * and call module_done; else it is ready, or *e is set with its maker's
+ * failure (then NULL). Waits while another thread makes it. */
+Module *module_claim(PlanTable *t, const CacheKey *key, bool *mine, Str *log,
+                     Err *e);
+/* Says how making it went: e->code 0, or the failure, told to all who wait
+ * and then forgotten (the module is gone). */
+void module_done(PlanTable *t, Module *m, const Err *e, const Str *log);
+void module_release(PlanTable *t, Module *m);
+/* Counts the forks that made this process. */
+unsigned fork_count(void);
+
 /* ---- context.c, api.c -------------------------------------------------- */
 
 struct attnc_context {
     Device device;
-    const Backend *backend;
+    const Backend *backend; /* NULL: nothing here runs this device */
     Cache *cache;
-    Pool *pool;              /* NULL with the caller's parallel_for */
-    attnc_options options;   /* strings copied */
+    Pool *pool;             /* NULL with the caller's parallel_for */
+    int workers;            /* concurrent calls of a work item */
+    attnc_options options;  /* strings copied */
     const Templates *templates;
-    Compiler compiler;       /* found at first need */
-    struct PlanTable *plans; /* in-memory plans and those in flight */
-    atomic_int refs;         /* context handle + live plans */
-    pthread_mutex_t lock;
+    PlanTable *plans;
+    bool looked, has_compiler; /* for a compiler */
+    Compiler compiler;
+    atomic_bool announced;  /* that there is none */
+    void *spare;            /* workspace kept between calls of attnc_run */
+    size_t spare_bytes;
+    pthread_mutex_t lock;   /* of spare and compiler */
+    atomic_int refs;        /* context handle + live plans */
 };
 
 struct attnc_plan {
     attnc_context *ctx;
     Plan plan;
-    Kernel kernel;
-    atomic_int refs;
+    Module *module;
+    Request request;
+    uint64_t hash, serial;
+    atomic_int refs;        /* its holders, and the table */
     double compile_ms;
     char *text;
+    attnc_plan *next;       /* in its chain of the table */
 };
 
-/* Copies *e into the thread's last error and returns its code. */
-int error_publish(const Err *e, const char *hint, const char *log);
+void context_release(attnc_context *c);
+/* The compiler, looked for once; NULL: none. */
+const Compiler *context_compiler(attnc_context *c);
 
 #endif
