@@ -7,13 +7,12 @@ set(arrays "")
 set(rows "")
 set(all "")
 set(n 0)
+string(REPEAT "0x..," 16 sixteen)
 foreach(name IN LISTS names)
   file(READ ${ROOT}/${name} hex HEX)
   string(APPEND all "${name} ${hex}\n")
   string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${hex}")
-  string(REGEX REPLACE
-         "(................................................................................)"
-         "\\1\n" bytes "${bytes}")
+  string(REGEX REPLACE "(${sixteen})" "\\1\n" bytes "${bytes}")
   string(APPEND arrays "static const unsigned char t${n}[] = {\n${bytes}0};\n")
   string(APPEND rows
          "    {\"${name}\", (const char *)t${n}, sizeof t${n} - 1},\n")
