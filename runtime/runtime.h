@@ -70,7 +70,7 @@ int probe_target(const char *target, const char *dir, Device *d, Err *e);
 /* ---- lua.c: the Lua library, dlopen'ed --------------------------------- */
 
 /* NULL with *e set (ATTNC_E_MISSING) when no liblua5.4 is found. */
-const struct LuaApi *lua_load(Err *e);
+const struct LuaApi *lua_find(Err *e);
 
 /* ---- compile.c --------------------------------------------------------- */
 
