@@ -21,6 +21,8 @@
     LUA(int, luaopen_math, (lua_State *))                                      \
     LUA(int, luaL_loadbufferx,                                                 \
         (lua_State *, const char *, size_t, const char *, const char *))       \
+    LUA(void, lua_callk,                                                       \
+        (lua_State *, int, int, lua_KContext, lua_KFunction))                  \
     LUA(int, lua_pcallk,                                                       \
         (lua_State *, int, int, int, lua_KContext, lua_KFunction))             \
     LUA(void, lua_createtable, (lua_State *, int, int))                        \
