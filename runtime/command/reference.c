@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Attention in f64, plain two-pass softmax, beside unfused attention in the
+ * spec's dtype (scores, then weights, rounded to it). Eight query rows of one
+ * head at a time fill the lanes of a vector; every sum runs in index order. */
+#include "reference_rows.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "convert.h"
+
+/* ---- the problem ------------------------------------------------------- */
+
+RefSeq ref_seq_at(const RefProblem *p, int64_t b) {
+    const attnc_args *a = p->a;
+    RefSeq q = { .nq = a->seqlen_q, .nk = a->seqlen_k };
+    if (p->s->varlen) {
+        q.q0 = a->cu_seqlens_q[b];
+        q.k0 = a->cu_seqlens_k[b];
+        q.nq = a->cu_seqlens_q[b + 1] - q.q0;
+        q.nk = a->cu_seqlens_k[b + 1] - q.k0;
+    }
+    q.offset = a->mask_offset;
+    if (a->mask_offset_mode == ATTNC_OFFSET_BR)
+        q.offset = q.nk - q.nq;
+    else if (a->mask_offset_mode == ATTNC_OFFSET_LEN)
+        q.offset = a->lens_k[b] - q.nq;
+    if (p->s->lens_k && a->lens_k[b] < q.nk)
+        q.nk = a->lens_k[b] > 0 ? a->lens_k[b] : 0;
+    return q;
+}
+
+/* The keys [*lo, *hi) that row i sees: the mask's kinds are all intervals.
+ * 128 bits, since offset, left and right may be any int64. */
+void ref_row_keys(const RefProblem *p, const RefSeq *q, int64_t i, int64_t *lo,
+                     int64_t *hi) {
+    const attnc_args *a = p->a;
+    __int128 diagonal = (__int128)i + q->offset, from = 0, to = q->nk;
+    if (p->s->mask == ATTNC_MASK_CAUSAL)
+        to = diagonal + 1;
+    if (p->s->mask == ATTNC_MASK_PREFIX)
+        to = diagonal + 1 > a->mask_prefix ? diagonal + 1 : a->mask_prefix;
+    if (p->s->mask == ATTNC_MASK_WINDOW && a->mask_left != INT64_MAX)
+        from = diagonal - a->mask_left;
+    if (p->s->mask == ATTNC_MASK_WINDOW && a->mask_right != INT64_MAX)
+        to = diagonal + a->mask_right + 1;
+    from = from > 0 ? from : 0;
+    to = to < q->nk ? to : q->nk;
+    *lo = (int64_t)from;
+    *hi = to > from ? (int64_t)to : *lo;
+    if (from > q->nk)
+        *lo = *hi = q->nk;
+}
+
+/* 2^(-8 (h+1) / n) for the largest power of two n <= heads; further heads take
+ * every other slope of the sequence for 2n. */
+static float default_slope(int64_t h, int64_t heads) {
+    int64_t n = 1;
+    while (2 * n <= heads)
+        n *= 2;
+    double e = h < n ? 8.0 * (double)(h + 1) / (double)n
+                     : 4.0 * (double)(2 * (h - n) + 1) / (double)n;
+    return (float)exp2(-e);
+}
+
+/* ---- tensors ----------------------------------------------------------- */
+
+const char *ref_row_at(const RefProblem *p, const attnc_tensor *t, int64_t b,
+                          int64_t h, int64_t n) {
+    int64_t at = h * t->stride_h + n * t->stride_n;
+    if (!p->s->varlen)
+        at += b * t->stride_b;
+    return (const char *)t->data + at * dtype_bytes(p->s->dtype);
+}
+
+void ref_load_row(int dtype, const char *from, int n, float *to) {
+    if (dtype == ATTNC_F32) {
+        memcpy(to, from, (size_t)n * 4);
+        return;
+    }
+    for (int c = 0; c < n; c++) {
+        uint16_t bits;
+        memcpy(&bits, from + 2 * c, 2);
+        to[c] = dtype == ATTNC_F16 ? f16_to_f32(bits) : bf16_to_f32(bits);
+    }
+}
+
+/* Rows [j, j + n) of K or V to the tile, as f32 (exact). */
+static void load_tile(RefWork *w, const attnc_tensor *t, const RefGroup *g,
+                      int64_t j, int n, int width) {
+    for (int r = 0; r < n; r++)
+        ref_load_row(w->p->s->dtype,
+                 ref_row_at(w->p, t, g->b, g->hk, g->seq.k0 + j + r), width,
+                 w->tile + (size_t)r * width);
+}
+
+static float round_to(int dtype, float x) {
+    if (dtype == ATTNC_F16)
+        return f16_to_f32(f32_to_f16(x));
+    return dtype == ATTNC_BF16 ? bf16_to_f32(f32_to_bf16(x)) : x;
+}
+
+/* To 10 bits of mantissa, ties away from zero, as the matrix units do. */
+static float round_tf32(float x) {
+    uint32_t u = f32_to_bits(x);
+    return isfinite(x) ? bits_to_f32((u + 0x1000u) & ~0x1fffu) : x;
+}
+
+/* An operand of an unfused product: tf32 where the spec asks for it. */
+static void round_operands(const RefProblem *p, float *x, int64_t n) {
+    if (p->s->dtype != ATTNC_F32 || p->s->f32_math != ATTNC_MATH_TF32)
+        return;
+    for (int64_t i = 0; i < n; i++)
+        x[i] = round_tf32(x[i]);
+}
+
+/* ---- scores ------------------------------------------------------------ */
+
+static void load_queries(RefWork *w, const RefGroup *g) {
+    const RefProblem *p = w->p;
+    for (int t = 0; t < REF_LANES; t++) {
+        int64_t i = g->row[t < g->n ? t : 0]; /* idle lanes repeat a row */
+        ref_load_row(p->s->dtype,
+                 ref_row_at(p, &p->a->q, g->b, g->h, g->seq.q0 + i), p->d,
+                 w->tile);
+        for (int c = 0; c < p->d; c++)
+            w->q[c][t] = w->q32[c][t] = w->tile[c];
+    }
+    round_operands(p, (float *)w->q32, (int64_t)p->d * REF_LANES);
+}
+
+static double distance(const RefGroup *g, int t, int64_t j) {
+    return fabs((double)((__int128)g->row[t] + g->seq.offset - j));
+}
+
+static double score(const RefProblem *p, const RefGroup *g, int t, int64_t j,
+                    double dot) {
+    double x = p->scale * dot, cap = p->a->softcap;
+    if (j < g->lo[t] || j >= g->hi[t])
+        return -INFINITY;
+    if (p->s->softcap)
+        x = cap * tanh(x / cap);
+    if (p->s->alibi)
+        x -= p->slopes[g->h] * distance(g, t, j);
+    return x;
+}
+
+/* The product leaves its GEMM rounded; the rest is part of the softmax. */
+static float score32(const RefProblem *p, const RefGroup *g, int t, int64_t j,
+                     float dot) {
+    float x = round_to(p->s->dtype, p->scale * dot), cap = p->a->softcap;
+    if (j < g->lo[t] || j >= g->hi[t])
+        return -INFINITY;
+    if (p->s->softcap)
+        x = cap * tanhf(x / cap);
+    if (p->s->alibi)
+        x -= p->slopes[g->h] * (float)distance(g, t, j);
+    return x;
+}
+
+static void scores(RefWork *w, const RefGroup *g, int64_t j, int n, d8 *s) {
+    const RefProblem *p = w->p;
+    for (int r = 0; r < n; r++) {
+        const float *k = w->tile + (size_t)r * p->d;
+        d8 dot = { 0 };
+        for (int c = 0; c < p->d; c++)
+            dot += w->q[c] * (double)k[c];
+        for (int t = 0; t < REF_LANES; t++)
+            s[r][t] = score(p, g, t, j + r, dot[t]);
+    }
+}
+
+static void scores32(RefWork *w, const RefGroup *g, int64_t j, int n, f8 *s) {
+    const RefProblem *p = w->p;
+    round_operands(p, w->tile, (int64_t)n * p->d);
+    for (int r = 0; r < n; r++) {
+        const float *k = w->tile + (size_t)r * p->d;
+        f8 dot = { 0 };
+        for (int c = 0; c < p->d; c++)
+            dot += w->q32[c] * k[c];
+        for (int t = 0; t < REF_LANES; t++)
+            s[r][t] = score32(p, g, t, j + r, dot[t]);
+    }
+}
+
+/* ---- softmax ----------------------------------------------------------- */
+
+/* Scores of one lane to weights; -inf excludes, NaN spreads. Returns the
+ * log-sum-exp, -inf when nothing is seen. A masked score becomes -1, which no
+ * weight is, so that its V is left alone whatever it holds. */
+static const double MASKED = -1;
+
+static double softmax(d8 *s, int t, int64_t n, double sink) {
+    double m = sink, l;
+    for (int64_t j = 0; j < n; j++)
+        m = s[j][t] > m ? s[j][t] : m;
+    l = sink == -INFINITY ? 0 : exp(sink - m);
+    for (int64_t j = 0; j < n; j++)
+        if (s[j][t] != -INFINITY)
+            l += exp(s[j][t] - m);
+    for (int64_t j = 0; j < n; j++)
+        s[j][t] = s[j][t] == -INFINITY ? MASKED : exp(s[j][t] - m) / l;
+    return l == 0 ? -INFINITY : m + log(l);
+}
+
+static float softmax32(const RefProblem *p, f8 *s, int t, int64_t n, float sink) {
+    float m = sink, l;
+    for (int64_t j = 0; j < n; j++)
+        m = s[j][t] > m ? s[j][t] : m;
+    l = sink == -INFINITY ? 0 : expf(sink - m);
+    for (int64_t j = 0; j < n; j++) {
+        float e = s[j][t] == -INFINITY ? 0 : expf(s[j][t] - m);
+        s[j][t] = s[j][t] == -INFINITY ? (float)MASKED : e;
+        l += e;
+    }
+    for (int64_t j = 0; j < n; j++)
+        if (s[j][t] != (float)MASKED)
+            s[j][t] = round_to(p->s->dtype, s[j][t] / l);
+    return l == 0 ? -INFINITY : m + logf(l);
+}
+
+/* ---- O = P V ----------------------------------------------------------- */
+
+static bool all_finite(const float *x, int64_t n) {
+    float zero = 0; /* 0 * x is 0 or NaN, and NaN stays in a sum */
+    for (int64_t i = 0; i < n; i++)
+        zero += 0 * x[i];
+    return zero == 0;
+}
+
+/* A masked weight takes no part, even in a product with NaN. */
+static void weigh(RefWork *w, const d8 *s, int n) {
+    int dv = w->p->dv;
+    bool finite = all_finite(w->tile, (int64_t)n * dv);
+    d8 p[REF_TILE];
+    for (int r = 0; r < n; r++)
+        for (int t = 0; t < REF_LANES; t++)
+            p[r][t] = s[r][t] == MASKED ? 0 : s[r][t];
+    for (int c = 0; c < dv; c++) {
+        d8 sum = w->o[c];
+        for (int r = 0; r < n && finite; r++)
+            sum += p[r] * (double)w->tile[(size_t)r * dv + c];
+        for (int r = 0; r < n && !finite; r++)
+            for (int t = 0; t < REF_LANES; t++)
+                if (s[r][t] != MASKED)
+                    sum[t] += p[r][t] * (double)w->tile[(size_t)r * dv + c];
+        w->o[c] = sum;
+    }
+}
+
+static void weigh32(RefWork *w, const f8 *s, int n) {
+    int dv = w->p->dv;
+    round_operands(w->p, w->tile, (int64_t)n * dv);
+    bool finite = all_finite(w->tile, (int64_t)n * dv);
+    f8 p[REF_TILE];
+    for (int r = 0; r < n; r++)
+        for (int t = 0; t < REF_LANES; t++)
+            p[r][t] = s[r][t] == (float)MASKED ? 0 : s[r][t];
+    round_operands(w->p, (float *)p, (int64_t)n * REF_LANES);
+    for (int c = 0; c < dv; c++) {
+        f8 sum = w->o32[c];
+        for (int r = 0; r < n && finite; r++)
+            sum += p[r] * w->tile[(size_t)r * dv + c];
+        for (int r = 0; r < n && !finite; r++)
+            for (int t = 0; t < REF_LANES; t++)
+                if (s[r][t] != (float)MASKED)
+                    sum[t] += p[r][t] * w->tile[(size_t)r * dv + c];
+        w->o32[c] = sum;
+    }
+}
+
+/* ---- one group --------------------------------------------------------- */
+
+static void group_scores(RefWork *w, const RefGroup *g) {
+    const RefProblem *p = w->p;
+    load_queries(w, g);
+    for (int64_t j = g->begin; j < g->end; j += REF_TILE) {
+        int n = (int)(g->end - j < REF_TILE ? g->end - j : REF_TILE);
+        load_tile(w, &p->a->k, g, j, n, p->d);
+        scores(w, g, j, n, w->s + (j - g->begin));
+        if (p->unfused)
+            scores32(w, g, j, n, w->s32 + (j - g->begin));
+    }
+}
+
+static void group_softmax(RefWork *w, const RefGroup *g) {
+    const RefProblem *p = w->p;
+    float sink = p->s->sink ? p->a->sink[g->h] : -INFINITY;
+    for (int t = 0; t < REF_LANES; t++) {
+        w->lse[t] = softmax(w->s, t, g->end - g->begin, sink);
+        if (p->unfused)
+            w->lse32[t] = softmax32(p, w->s32, t, g->end - g->begin, sink);
+    }
+}
+
+static void group_weigh(RefWork *w, const RefGroup *g) {
+    const RefProblem *p = w->p;
+    memset(w->o, 0, sizeof(d8) * (size_t)p->dv);
+    memset(w->o32, 0, sizeof(f8) * (size_t)p->dv);
+    for (int64_t j = g->begin; j < g->end; j += REF_TILE) {
+        int n = (int)(g->end - j < REF_TILE ? g->end - j : REF_TILE);
+        load_tile(w, &p->a->v, g, j, n, p->dv);
+        weigh(w, w->s + (j - g->begin), n);
+        if (p->unfused)
+            weigh32(w, w->s32 + (j - g->begin), n);
+    }
+    for (int c = 0; c < p->dv && p->unfused; c++)
+        for (int t = 0; t < REF_LANES; t++)
+            w->o32[c][t] = round_to(p->s->dtype, w->o32[c][t]);
+}
+
+void ref_group_run(RefWork *w, const RefGroup *g) {
+    group_scores(w, g);
+    group_softmax(w, g);
+    group_weigh(w, g);
+}
+
+/* ---- problem and worker ------------------------------------------------ */
+
+int ref_problem_make(const attnc_spec *s, const attnc_args *a, bool unfused,
+                     RefProblem *p, Err *e) {
+    *p = (RefProblem){ .s = s, .a = a, .unfused = unfused };
+    p->d = s->head_dim;
+    p->dv = s->head_dim_v ? s->head_dim_v : s->head_dim;
+    p->scale = isnan(a->scale) ? (float)(1 / sqrt(p->d)) : a->scale;
+    p->slopes = calloc((size_t)a->heads + 1, sizeof(float));
+    if (!p->slopes)
+        return err_set(e, ERR_MEMORY, "check", "", "out of memory");
+    for (int64_t h = 0; h < a->heads; h++)
+        p->slopes[h] = a->slopes ? a->slopes[h] : default_slope(h, a->heads);
+    return 0;
+}
+
+void ref_problem_free(RefProblem *p) {
+    free(p->slopes);
+}
+
+bool ref_work_alloc(RefWork *w, const RefProblem *p) {
+    int64_t n = 1;
+    for (int64_t b = 0; b < p->a->batch; b++) {
+        int64_t nk = ref_seq_at(p, b).nk;
+        n = nk > n ? nk : n;
+    }
+    int width = p->d > p->dv ? p->d : p->dv;
+    w->p = p;
+    w->q = aligned_alloc(64, sizeof(d8) * (size_t)p->d);
+    w->o = aligned_alloc(64, sizeof(d8) * (size_t)p->dv);
+    w->s = aligned_alloc(64, sizeof(d8) * (size_t)n);
+    w->q32 = aligned_alloc(32, sizeof(f8) * (size_t)p->d);
+    w->o32 = aligned_alloc(32, sizeof(f8) * (size_t)p->dv);
+    w->s32 = aligned_alloc(32, sizeof(f8) * (size_t)(p->unfused ? n : 1));
+    w->tile = malloc(sizeof(float) * (size_t)width * REF_TILE);
+    return w->q && w->o && w->s && w->q32 && w->o32 && w->tile && w->s32;
+}
+
+void ref_work_free(RefWork *w) {
+    free(w->q);
+    free(w->o);
+    free(w->s);
+    free(w->q32);
+    free(w->o32);
+    free(w->s32);
+    free(w->tile);
+}
