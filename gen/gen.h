@@ -326,6 +326,18 @@ typedef struct CpuScratch {
 void cpu_scratch(const attnc_spec *s, const Device *d, const Tile *t,
                  CpuScratch *out);
 
+/* The precompiled kernel (runtime/builtin.c) takes its tile as constants: the
+ * family's only legal `rows` is BUILTIN_ROWS; grid BATCH, KV_HEADS, ROWS /
+ * BUILTIN_ROWS, items numbered as those of fwd. */
+enum { BUILTIN_ROWS = 64, BUILTIN_KEYS = 64, BUILTIN_LANES = 8 };
+/* Its scratch per worker: Q and O transposed, K, V, two blocks of scores. */
+static inline int64_t builtin_scratch(const attnc_spec *s) {
+    int64_t d = s->head_dim, dv = s->head_dim_v ? s->head_dim_v : d;
+    int64_t floats = (BUILTIN_ROWS + BUILTIN_KEYS) * (d + (dv + 3) / 4 * 4) +
+                     2 * BUILTIN_KEYS * BUILTIN_LANES;
+    return floats * 4;
+}
+
 /* ---- model.c ----------------------------------------------------------- */
 
 /* Exact number of visible (query, key) pairs of the mask for one head with
