@@ -230,9 +230,16 @@ void str_addf(Str *s, const char *fmt, ...)
 void str_add(Str *s, const char *text, size_t len);
 void str_free(Str *s);
 
-/* Records the first failure in *e and returns `code`. field may be NULL. */
+/* Records the first failure in *e and returns `code`. field may be NULL. The
+ * text becomes "stage: field: ..." (or "stage: ..."), one whole line. */
 int err_set(Err *e, int code, const char *stage, const char *field,
             const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+
+/* Copies an open struct (first member struct_size) over *to, which holds the
+ * defaults: an older, shorter one leaves the rest alone; a longer one must be
+ * zero beyond `size`. */
+int struct_copy(void *to, size_t size, const void *from, const char *stage,
+                Err *e);
 
 /* The spelling in `names` nearest to `word` by edit distance. */
 const char *nearest_word(const char *word, const char *const *names, int n);
@@ -272,6 +279,8 @@ int dtype_bytes(int dtype); /* 4 or 2 */
 
 /* ---- shape.c ----------------------------------------------------------- */
 
+/* Hints are at least 1: who derives a shape from a launch with an empty
+ * tensor says 1 there. */
 int shape_parse(const char *text, attnc_shape *s, Err *e);
 int shape_check(const attnc_shape *in, attnc_shape *out, Err *e);
 void shape_print(const attnc_shape *s, Str *out);

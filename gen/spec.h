@@ -24,8 +24,8 @@ enum attnc_f32_math { ATTNC_F32_MATH_LIST(ATTNC_ENUMERATOR) };
 enum attnc_mask { ATTNC_MASK_LIST(ATTNC_ENUMERATOR) };
 #undef ATTNC_ENUMERATOR
 
-/* The structure of an attention: part of a kernel's identity. Fill with
- * ATTNC_SPEC_INIT, then set what differs. Fields: spec.def, docs/spec.md. */
+/* The structure of an attention: part of a kernel's identity. Start
+ * from ATTNC_SPEC_DEFAULT, then set what differs. Fields: spec.def, docs/spec.md. */
 typedef struct attnc_spec {
     size_t struct_size;
 #define ATTNC_ENUM(name, values, def, count, doc) int32_t name;
