@@ -48,7 +48,7 @@ CachePath cache_path(const CacheKey *k);
  * read, and is not an entry of this key. */
 enum load { LOAD_OK, LOAD_ABSENT, LOAD_REFUSED, LOAD_BAD };
 /* Reads and checks one entry. *out is owned by the caller after LOAD_OK and
- * empty otherwise; *st (of the file read) and *fault are set as far as known. */
+ * empty otherwise; *st (of the file) and *fault are set as far as known. */
 enum load cache_load(const Cache *c, const CacheKey *k, CacheEntry *out,
                      struct stat *st, const char **fault);
 
