@@ -228,6 +228,8 @@ struct LuaApi; /* gen/luaapi.h: table of the Lua functions used */
 void str_addf(Str *s, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 void str_add(Str *s, const char *text, size_t len);
+/* The shortest usual decimal that reads back as the same double. */
+void str_number(Str *s, double value);
 void str_free(Str *s);
 
 /* Records the first failure in *e and returns `code`. field may be NULL. The

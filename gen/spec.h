@@ -25,7 +25,8 @@ enum attnc_mask { ATTNC_MASK_LIST(ATTNC_ENUMERATOR) };
 #undef ATTNC_ENUMERATOR
 
 /* The structure of an attention: part of a kernel's identity. Start
- * from ATTNC_SPEC_DEFAULT, then set what differs. Fields: spec.def, docs/spec.md. */
+ * from ATTNC_SPEC_DEFAULT, then set what differs. Fields: spec.def,
+ * docs/spec.md. */
 typedef struct attnc_spec {
     size_t struct_size;
 #define ATTNC_ENUM(name, values, def, count, doc) int32_t name;

@@ -74,6 +74,15 @@ void str_addf(Str *s, const char *fmt, ...) {
     va_end(args);
 }
 
+void str_number(Str *s, double value) {
+    char text[40];
+    snprintf(text, sizeof text, "%.15g", value);
+    if (strtod(text, NULL) == value)
+        str_addf(s, "%.15g", value);
+    else
+        str_addf(s, "%.17g", value);
+}
+
 void str_free(Str *s) {
     free(s->text);
     *s = (Str){0};
