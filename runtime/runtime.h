@@ -192,7 +192,7 @@ int cache_clear(Cache *c, int64_t *removed, Err *e);
 /* ---- slots.c ----------------------------------------------------------- */
 
 /* Fills the sizes of every dim from a launch's lengths. */
-void dims_fill(const attnc_args *a, bool varlen, int64_t dims[DIM_COUNT]);
+void dims_fill(const attnc_args *a, int64_t dims[DIM_COUNT]);
 /* Byte offsets of every Buf and of the per-worker scratch. */
 typedef struct Layout {
     int64_t buf[PLAN_BUFS];
@@ -201,11 +201,17 @@ typedef struct Layout {
 } Layout;
 int layout_make(const Plan *p, const int64_t dims[DIM_COUNT], int workers,
                 Layout *out, Err *e);
-/* Checks a launch's arguments against the plan: promises, sizes, pointers. */
-int args_check(const Plan *p, const attnc_args *a, Err *e);
 /* Value of one kernel argument, as the 8 bytes of its slot. */
 uint64_t slot_value(const Plan *p, const Param *param, const attnc_args *a,
                     const Layout *l);
+
+/* ---- args.c ------------------------------------------------------------ */
+
+/* Checks a launch's arguments against the plan: sizes, lengths, pointers,
+ * promises, mask and score; not the workspace. */
+int args_check(const Plan *p, const attnc_args *a, Err *e);
+/* Of these the batch, heads and lengths only. */
+int args_check_sizes(const attnc_args *a, Err *e);
 
 /* ---- builtin.c --------------------------------------------------------- */
 
@@ -259,8 +265,9 @@ typedef struct Module {
 
 typedef struct PlanTable PlanTable;
 PlanTable *table_create(void);
-/* Frees all that nobody else holds. */
-void table_destroy(PlanTable *t);
+/* Drops the table's hold on every plan. */
+void table_clear(PlanTable *t);
+void table_destroy(PlanTable *t); /* cleared, and no plan is left */
 /* The plan of an equal request, held for the caller; or NULL. */
 attnc_plan *table_find(PlanTable *t, const Request *r);
 /* Enters a new plan and returns it, or the equal one that came first (then

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Checks a launch's arguments against its plan: one line for each fault. */
+#include <string.h>
+
+#include "runtime.h"
+
+#define REFUSE(field, ...)                                                     \
+    return err_set(e, ATTNC_E_REQUEST, "launch", field, __VA_ARGS__)
+
+/* Positions inside a sequence fit int32 in every kernel, with room for the
+ * sum of two. */
+enum { LENGTH_MAX = 1 << 30 };
+
+int args_check_sizes(const attnc_args *a, Err *e) {
+    const struct {
+        const char *name;
+        int64_t value, low;
+    } sizes[] = {
+        {"batch", a->batch, 0},       {"heads", a->heads, 1},
+        {"kv_heads", a->kv_heads, 1}, {"seqlen_q", a->seqlen_q, 0},
+        {"seqlen_k", a->seqlen_k, 0},
+    };
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+        if (sizes[i].value < sizes[i].low || sizes[i].value > LENGTH_MAX)
+            REFUSE(sizes[i].name, "%s is %lld; accepted: %lld..%d",
+                   sizes[i].name, (long long)sizes[i].value,
+                   (long long)sizes[i].low, LENGTH_MAX);
+    if (a->heads % a->kv_heads)
+        REFUSE("kv_heads", "heads = %lld is not a multiple of kv_heads = %lld",
+               (long long)a->heads, (long long)a->kv_heads);
+    return 0;
+}
+
+/* One tensor as the checks see it. */
+typedef struct View {
+    const char *name;
+    const attnc_tensor *t;
+    int64_t heads, rows, dim; /* rows of one batch entry; varlen: of all */
+    int64_t align;            /* promised */
+    bool empty;
+} View;
+
+/* Does the byte offset of the last element fit 62 bits? */
+static bool reaches(const View *v, int64_t batch, int bytes) {
+    const int64_t n[] = {batch, v->heads, v->rows};
+    const int64_t stride[] = {v->t->stride_b, v->t->stride_h, v->t->stride_n};
+    __int128 far = v->dim;
+    for (int i = 0; i < 3; i++)
+        if (n[i] > 1)
+            far += (__int128)(n[i] - 1) *
+                   (stride[i] < 0 ? -(__int128)stride[i] : stride[i]);
+    return far * bytes < ((__int128)1 << 62);
+}
+
+static bool aligned(const View *v, int64_t batch, int bytes) {
+    int64_t bits = (int64_t)(uintptr_t)v->t->data;
+    if (v->rows > 1)
+        bits |= v->t->stride_n * bytes;
+    if (v->heads > 1)
+        bits |= v->t->stride_h * bytes;
+    if (batch > 1)
+        bits |= v->t->stride_b * bytes;
+    return (bits & (v->align - 1)) == 0;
+}
+
+static int check_tensor(const Plan *p, const View *v, int64_t batch, Err *e) {
+    int bytes = dtype_bytes(p->spec.dtype);
+    if (v->empty)
+        return 0;
+    if (!v->t->data)
+        REFUSE(v->name, "%s.data is NULL", v->name);
+    if (!reaches(v, batch, bytes))
+        REFUSE(v->name, "strides of %s (%lld, %lld, %lld) reach beyond 62 bits",
+               v->name, (long long)v->t->stride_b, (long long)v->t->stride_h,
+               (long long)v->t->stride_n);
+    if (!aligned(v, batch, bytes))
+        return err_set(e, ATTNC_E_PROMISE, "launch", v->name,
+                       "align_%s = %lld is promised, but a row of %s starts "
+                       "elsewhere (address %p, strides %lld, %lld, %lld)",
+                       v->name, (long long)v->align, v->name, v->t->data,
+                       (long long)v->t->stride_b, (long long)v->t->stride_h,
+                       (long long)v->t->stride_n);
+    return 0;
+}
+
+/* Rows of O that share memory would be written by several threads. */
+static int check_output(const View *o, int64_t batch, Err *e) {
+    const attnc_tensor *t = o->t;
+    const struct {
+        const char *name;
+        int64_t n, stride;
+    } dims[] = {{"stride_b", batch, t->stride_b},
+                {"stride_h", o->heads, t->stride_h},
+                {"stride_n", o->rows, t->stride_n}};
+    for (int i = 0; i < 3; i++) {
+        int64_t s = dims[i].stride < 0 ? -dims[i].stride : dims[i].stride;
+        if (!o->empty && dims[i].n > 1 && s < o->dim)
+            REFUSE("o", "o.%s is %lld: rows of %lld elements would overlap",
+                   dims[i].name, (long long)dims[i].stride,
+                   (long long)o->dim);
+    }
+    return 0;
+}
+
+static int check_tensors(const Plan *p, const attnc_args *a, Err *e) {
+    const attnc_spec *s = &p->spec;
+    const attnc_shape *h = &p->shape;
+    int64_t batch = s->varlen ? 1 : a->batch;
+    int64_t nq = s->varlen ? a->cu_seqlens_q[a->batch] : a->seqlen_q;
+    int64_t nk = s->varlen ? a->cu_seqlens_k[a->batch] : a->seqlen_k;
+    bool no_q = !a->batch || !nq, no_k = no_q || !nk;
+    const View views[] = {
+        {"q", &a->q, a->heads, nq, s->head_dim, h->align_q, no_k},
+        {"k", &a->k, a->kv_heads, nk, s->head_dim, h->align_k, no_k},
+        {"v", &a->v, a->kv_heads, nk, s->head_dim_v, h->align_v, no_k},
+        {"o", &a->o, a->heads, nq, s->head_dim_v, h->align_o, no_q},
+    };
+    for (int i = 0; i < 4; i++)
+        if (check_tensor(p, &views[i], batch, e))
+            return e->code;
+    return check_output(&views[3], batch, e);
+}
+
+static int check_cu_seqlens(const char *name, const int32_t *cu, int64_t batch,
+                            int64_t max, Err *e) {
+    if (cu[0] != 0)
+        REFUSE(name, "%s[0] is %d; accepted: 0", name, cu[0]);
+    for (int64_t b = 0; b < batch; b++) {
+        int64_t n = (int64_t)cu[b + 1] - cu[b];
+        if (n < 0 || n > max)
+            REFUSE(name,
+                   "%s: sequence %lld has %lld rows; accepted: 0..%lld "
+                   "(seqlen_%c)",
+                   name, (long long)b, (long long)n, (long long)max,
+                   name[strlen(name) - 1]);
+    }
+    return 0;
+}
+
+/* Lengths in memory: present as the spec says, and within bounds. */
+static int check_lengths(const Plan *p, const attnc_args *a, Err *e) {
+    const attnc_spec *s = &p->spec;
+    const struct {
+        const char *name, *field;
+        const int32_t *given;
+        bool wanted;
+    } lists[] = {{"lens_k", "lens_k", a->lens_k, s->lens_k},
+                 {"cu_seqlens_q", "varlen", a->cu_seqlens_q, s->varlen},
+                 {"cu_seqlens_k", "varlen", a->cu_seqlens_k, s->varlen}};
+    for (int i = 0; i < 3; i++)
+        if (!lists[i].given != !lists[i].wanted)
+            REFUSE(lists[i].name, "%s is %s, but the spec says %s=%d",
+                   lists[i].name, lists[i].given ? "given" : "NULL",
+                   lists[i].field, lists[i].wanted);
+    for (int64_t b = 0; s->lens_k && b < a->batch; b++)
+        if (a->lens_k[b] < 0 || a->lens_k[b] > a->seqlen_k)
+            REFUSE("lens_k", "lens_k[%lld] is %d; accepted: 0..%lld",
+                   (long long)b, a->lens_k[b], (long long)a->seqlen_k);
+    if (!s->varlen)
+        return 0;
+    int rc = check_cu_seqlens("cu_seqlens_q", a->cu_seqlens_q, a->batch,
+                              a->seqlen_q, e);
+    return rc ? rc
+              : check_cu_seqlens("cu_seqlens_k", a->cu_seqlens_k, a->batch,
+                                 a->seqlen_k, e);
+}
+
+static int broken(const char *promise, int64_t promised, const char *what,
+                  int64_t value, Err *e) {
+    return err_set(e, ATTNC_E_PROMISE, "launch", promise,
+                   "%s = %lld is promised, but %s is %lld", promise,
+                   (long long)promised, what, (long long)value);
+}
+
+/* Every length is a multiple of the promised number. */
+static int check_multiple(const char *promise, int64_t mult, const char *what,
+                          int64_t length, const int32_t *cu, int64_t batch,
+                          Err *e) {
+    if (!cu)
+        return length % mult ? broken(promise, mult, what, length, e) : 0;
+    for (int64_t b = 0; b < batch; b++)
+        if ((cu[b + 1] - cu[b]) % mult)
+            return broken(promise, mult, what, cu[b + 1] - cu[b], e);
+    return 0;
+}
+
+static int check_promises(const Plan *p, const attnc_args *a, Err *e) {
+    const attnc_shape *h = &p->shape;
+    int64_t longest = a->seqlen_q > a->seqlen_k ? a->seqlen_q : a->seqlen_k;
+    if (h->max_seqlen && longest > h->max_seqlen)
+        return broken("max_seqlen", h->max_seqlen, "a sequence", longest, e);
+    int rc = check_multiple("mult_q", h->mult_q, "seqlen_q", a->seqlen_q,
+                            a->cu_seqlens_q, a->batch, e);
+    return rc ? rc
+              : check_multiple("mult_k", h->mult_k, "seqlen_k", a->seqlen_k,
+                               a->cu_seqlens_k, a->batch, e);
+}
+
+/* A number that the spec's mask does not read would be ignored: refused. */
+static int check_mask(const attnc_spec *s, const attnc_args *a, Err *e) {
+    const struct {
+        const char *name;
+        int64_t value;
+        int mask;
+    } numbers[] = {{"mask_left", a->mask_left, ATTNC_MASK_WINDOW},
+                   {"mask_right", a->mask_right, ATTNC_MASK_WINDOW},
+                   {"mask_prefix", a->mask_prefix, ATTNC_MASK_PREFIX}};
+    for (int i = 0; i < 3; i++) {
+        if (numbers[i].value < 0)
+            REFUSE(numbers[i].name, "%s is %lld; accepted: 0 and more",
+                   numbers[i].name, (long long)numbers[i].value);
+        if (numbers[i].value && s->mask != numbers[i].mask)
+            REFUSE(numbers[i].name, "%s is %lld, but the spec says mask=%s",
+                   numbers[i].name, (long long)numbers[i].value,
+                   spec_spelling(s, "mask"));
+    }
+    if (a->mask_offset_mode < ATTNC_OFFSET_INT ||
+        a->mask_offset_mode > ATTNC_OFFSET_LEN)
+        REFUSE("mask_offset_mode", "mask_offset_mode is %d; accepted: %d..%d",
+               a->mask_offset_mode, ATTNC_OFFSET_INT, ATTNC_OFFSET_LEN);
+    if (a->mask_offset_mode == ATTNC_OFFSET_LEN && !s->lens_k)
+        REFUSE("mask_offset_mode", "ATTNC_OFFSET_LEN needs a spec with "
+                                   "lens_k=1");
+    return 0;
+}
+
+/* Arguments of the score. */
+static int check_score(const attnc_spec *s, const attnc_args *a, Err *e) {
+    if (isinf(a->scale))
+        REFUSE("scale", "scale is infinite; NaN means 1/sqrt(head_dim)");
+    if (s->softcap && !(a->softcap > 0 && isfinite(a->softcap)))
+        REFUSE("softcap", "softcap is %g; accepted: a finite number > 0",
+               (double)a->softcap);
+    if (!s->softcap && a->softcap != 0)
+        REFUSE("softcap", "softcap is %g, but the spec says softcap=0",
+               (double)a->softcap);
+    if (!s->alibi && a->slopes)
+        REFUSE("slopes", "slopes is given, but the spec says alibi=0");
+    if (!s->sink != !a->sink)
+        REFUSE("sink", "sink is %s, but the spec says sink=%d",
+               a->sink ? "given" : "NULL", s->sink);
+    return 0;
+}
+
+int args_check(const Plan *p, const attnc_args *a, Err *e) {
+    int rc = args_check_sizes(a, e);
+    rc = rc ? rc : check_lengths(p, a, e);
+    rc = rc ? rc : check_tensors(p, a, e);
+    rc = rc ? rc : check_promises(p, a, e);
+    rc = rc ? rc : check_mask(&p->spec, a, e);
+    return rc ? rc : check_score(&p->spec, a, e);
+}
