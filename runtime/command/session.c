@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Between the command and the library: contexts from options, the variables
+ * that name code, warnings and errors. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "command.h"
+
+enum { THREADS_MAX = 4096 };
+
+Str session_warnings;
+
+static void on_log(void *user, int level, const char *line) {
+    (void)user;
+    if (level == ATTNC_LOG_WARNING)
+        str_addf(&session_warnings, "attnc: warning: %s\n", line);
+}
+
+static const char *target(const Options *o) {
+    const char *text = o->given[OPT_target].text;
+    return text ? text : "auto";
+}
+
+/* Targets that later versions bring, before the device table is asked. */
+static int check_target(const Options *o, Err *e) {
+    if (strncmp(target(o), "emu:", 4) == 0)
+        return option_bad(o, OPT_target, e,
+                          "emulated devices are not in this version; accepted: "
+                          "auto, cpu, avx2, avx512, avx512bf16, neon, portable");
+    return 0;
+}
+
+static int check_kind(const Options *o, const Device *d, Err *e) {
+    if (d->kind == DEVICE_CPU)
+        return 0;
+    return option_bad(o, OPT_target, e,
+                      "CUDA kernels are not in this version; accepted: auto, "
+                      "cpu, avx2, avx512, avx512bf16, neon, portable");
+}
+
+int session_cache(Cache **out, Err *e) {
+    CacheOptions options = {.log = on_log};
+    return cache_open(&options, out, e);
+}
+
+int session_device(const Options *o, Device *out, Err *e) {
+    Cache *cache = NULL;
+    int rc = check_target(o, e);
+    rc = rc ? rc : session_cache(&cache, e);
+    rc = rc ? rc : probe_target(target(o), cache_dir(cache), out, e);
+    rc = rc ? rc : check_kind(o, out, e);
+    cache_close(cache);
+    return rc;
+}
+
+bool session_compiler(Compiler *out) {
+    return compiler_find(getenv("ATTNC_COMPILERS"), out);
+}
+
+static const char *templates_dir(void) {
+    const char *dir = getenv("ATTNC_TEMPLATES");
+    return dir && dir[0] ? dir : NULL;
+}
+
+int session_templates(const Templates **out, Err *e) {
+    *out = &attnc_templates;
+    return templates_dir() ? templates_read(templates_dir(), out, e) : 0;
+}
+
+int session_open(const Options *o, attnc_context **out, Err *e) {
+    attnc_options options = ATTNC_OPTIONS_INIT;
+    const char *off = getenv("ATTNC_NO_COMPILE");
+    int64_t threads = 0;
+    int rc = check_target(o, e);
+    rc = rc ? rc : option_int(o, OPT_threads, 1, THREADS_MAX, &threads, e);
+    if (rc)
+        return rc;
+    options.target = target(o);
+    options.no_compile = off && off[0] && strcmp(off, "0") != 0;
+    options.compilers = getenv("ATTNC_COMPILERS");
+    options.templates_dir = templates_dir();
+    options.threads = (int32_t)threads;
+    options.log = on_log;
+    if (attnc_context_create(&options, out) != 0)
+        return session_error(e);
+    return check_kind(o, &(*out)->device, e);
+}
+
+/* ---- errors ------------------------------------------------------------ */
+
+static void add_text(Err *e, const char *before, const char *text) {
+    size_t len = strlen(e->text);
+    snprintf(e->text + len, sizeof e->text - len, "%s%s", before, text);
+}
+
+void session_keep_log(const char *log, Err *e) {
+    const char *dir = getenv("TMPDIR");
+    char path[256];
+    int n = snprintf(path, sizeof path, "%s/attnc-XXXXXX.log",
+                     dir && dir[0] ? dir : "/tmp");
+    int fd = n < (int)sizeof path ? mkstemps(path, 4) : -1;
+    if (fd < 0)
+        return;
+    ssize_t got = write(fd, log, strlen(log));
+    close(fd);
+    if (got >= 0)
+        add_text(e, "; its output is kept in ", path);
+}
+
+int session_error(Err *e) {
+    const attnc_error *last = attnc_last_error();
+    if (e->code)
+        return e->code;
+    e->code = last->status ? last->status : ERR_INTERNAL;
+    snprintf(e->stage, sizeof e->stage, "%s", last->stage);
+    snprintf(e->field, sizeof e->field, "%s", last->field);
+    snprintf(e->text, sizeof e->text, "%s", last->text);
+    if (e->code == ATTNC_E_COMPILE)
+        session_keep_log(last->log, e);
+    else if (last->hint[0])
+        add_text(e, "; ", last->hint);
+    return e->code;
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Numbers and structs as people read them. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "command.h"
+
+/* Three significant digits, never an exponent. */
+static const char *digits(double x) {
+    double a = fabs(x);
+    return a < 10 ? "%.2f %s" : a < 100 ? "%.1f %s" : "%.0f %s";
+}
+
+static Text scaled(double x, double step, const char *const *units, int n) {
+    Text t;
+    int i = 0;
+    while (i + 1 < n && fabs(x) >= step * 0.9995) {
+        x /= step;
+        i++;
+    }
+    snprintf(t.s, sizeof t.s, i || x != floor(x) ? digits(x) : "%.0f %s", x,
+             units[i]);
+    return t;
+}
+
+Text text_bytes(double bytes) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    return scaled(bytes, 1024, units, 5);
+}
+
+Text text_count(double n) {
+    static const char *const units[] = {"", "K", "M", "G", "T", "P"};
+    return scaled(n, 1000, units, 6);
+}
+
+Text text_ms(double ms) {
+    Text t;
+    bool us = ms < 0.9995, s = ms >= 999.5;
+    double x = us ? ms * 1e3 : s ? ms / 1e3 : ms;
+    snprintf(t.s, sizeof t.s, digits(x), x, us ? "us" : s ? "s" : "ms");
+    return t;
+}
+
+static void add_size(const Problem *p, int a, int b, Str *out) {
+    if (p->size[a].n == p->size[b].n)
+        str_addf(out, "%" PRId64, p->size[a].n);
+    else
+        str_addf(out, "%" PRId64 "/%" PRId64, p->size[a].n, p->size[b].n);
+}
+
+void text_problem(const Problem *p, Str *out) {
+    bool packed = p->layout == PACKED;
+    str_addf(out, "%s, batch %" PRId64 ", heads ",
+             spec_spelling(&p->spec, "dtype"), p->size[SIZE_batch].n);
+    add_size(p, SIZE_heads, SIZE_kv_heads, out);
+    str_addf(out, packed ? ", packed rows " : ", length ");
+    add_size(p, packed ? SIZE_total_q : SIZE_seqlen_q,
+             packed ? SIZE_total_k : SIZE_seqlen_k, out);
+    str_addf(out, ", dim ");
+    add_size(p, SIZE_head_dim, SIZE_head_dim_v, out);
+    str_addf(out, ", mask ");
+    problem_mask_text(p, out);
+    static const char *const names[] = {"key lengths", "softcap", "alibi",
+                                        "sink"};
+    const int on[] = {p->spec.lens_k, p->spec.softcap, p->spec.alibi,
+                      p->spec.sink};
+    for (int i = 0; i < 4; i++)
+        if (on[i])
+            str_addf(out, ", %s", names[i]);
+}
+
+void text_device(const Device *d, Str *out) {
+    str_addf(out, "%s (%s, %.0f core%s)", d->name, d->arch, d->cores,
+             d->cores == 1 ? "" : "s");
+}
+
+void text_tile(const Tile *t, Str *out) {
+    for (int i = 0; tile_field_name(t->family, i); i++)
+        str_addf(out, "%s%s=%d", i ? " " : "", tile_field_name(t->family, i),
+                 t->v[i]);
+}
