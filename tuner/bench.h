@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The one internal header of the benchmark: cases, their samples, peaks. */
+#ifndef ATTNC_BENCH_H
+#define ATTNC_BENCH_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "attnc.h"
+
+/* ---- numbers ----------------------------------------------------------- */
+
+enum { ROUNDS_MAX = 64, PEAK_MS = 10 };
+
+/* One figure over the rounds. */
+typedef struct Series {
+    double v[ROUNDS_MAX];
+    int n;
+} Series;
+
+typedef struct Spread {
+    double min, median, max;
+} Spread;
+
+/* What a case is held against, measured right before and after it. */
+enum peak { PEAK_NONE, PEAK_FMA, PEAK_BF16, PEAK_READ };
+
+/* ---- cases ------------------------------------------------------------- */
+
+struct Bench;
+struct Case;
+
+/* One figure of case c, in its unit; < 0: failed, and said so. */
+typedef double Sample(struct Bench *b, struct Case *c);
+
+typedef struct Case {
+    char group[16], name[48];
+    const char *unit; /* GFLOP/s | GB/s | us | ns | ms | MiB */
+    Sample *sample;
+    int peak;          /* enum peak: `ratio` is the share of it */
+    attnc_spec spec;   /* attention: what to run */
+    attnc_shape shape; /* at which sizes */
+    bool bnhd;         /* rows of all heads of a position lie together */
+    int part;          /* prepare: which of its times */
+    int rivals; /* so many cases before this one are slower, one hopes: the
+                 * ratio says how many times */
+    bool failed;
+    attnc_plan *plan;
+    void *workspace;
+    size_t workspace_bytes;
+    double seconds; /* of one call, when last timed */
+    Series value, peaks, ratio;
+} Case;
+
+typedef struct Bench {
+    int threads, rounds;
+    const char *filter; /* cases whose group/name holds it; NULL: all */
+    const char *json;   /* file, or NULL */
+    const char *commit; /* of the project, for the record */
+    char attnc[512];    /* the command, beside this program */
+    char scratch[64];   /* a directory of this run's own */
+    attnc_context *ctx;
+    char *arena; /* q, k, v, o of the case at hand */
+    size_t arena_bytes;
+    Case *cases;
+    int ncase;
+    bool progress; /* standard error is a terminal */
+} Bench;
+
+/* ---- bench.c ----------------------------------------------------------- */
+
+double seconds_now(void);
+Spread series_spread(const Series *s);
+/* Says on standard error what a call of the library answered; returns -1. */
+int say_error(const char *what);
+
+/* ---- peak.c ------------------------------------------------------------ */
+
+/* Runs fn(arg, i) on `threads` threads at once, until all are done. */
+void on_threads(int threads, void (*fn)(void *arg, int i), void *arg);
+/* GFLOP/s of f32 vector FMAs on so many threads. */
+double peak_fma(int threads);
+/* The same of bf16 dot products into f32; 0: the machine has none. */
+double peak_bf16(int threads);
+/* GB/s of reading `bytes` at `data`, every thread its share. */
+double peak_read(int threads, const void *data, size_t bytes);
+/* GHz, from a chain of additions of one cycle each; 0: not known. */
+double clock_ghz(void);
+const char *vector_name(void); /* "avx512f" | "avx2" | "baseline" */
+
+/* ---- cases.c ----------------------------------------------------------- */
+
+/* Fills b->cases with what the filter lets through. */
+int cases_make(Bench *b);
+/* Cuts the tensors of c out of b->arena into *a. */
+void case_tensors(const Bench *b, const Case *c, attnc_args *a);
+int64_t case_bytes(const Case *c);
+/* Operations of the two products over the visible pairs. */
+double case_flops(const Case *c);
+
+/* ---- attention.c: samples of a running kernel -------------------------- */
+
+Sample sample_flops, sample_bandwidth, sample_us;
+Sample sample_naive_flops, sample_naive_us;
+Sample sample_unfused_flops, sample_unfused_us;
+bool unfused_exists(void);
+
+/* ---- prepare.c: samples of what comes before and around it ------------- */
+
+enum part { PART_COLD, PART_COMPILE, PART_OWN };
+Sample sample_cold, sample_disk, sample_memory_hit, sample_explain;
+Sample sample_rss;
+/* The child process behind sample_rss: prints MiB beyond the tensors. */
+int rss_child(void);
+
+/* ---- report.c ---------------------------------------------------------- */
+
+void report_table(const Bench *b, FILE *out);
+int report_json(const Bench *b);
+
+#endif

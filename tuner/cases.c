@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The table of what is measured, and where its tensors lie. */
+#include "bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "gen.h"
+
+enum { HEADS = 8, CASES_MAX = 160 };
+
+static const char *const dtypes[] = {"f32", "f16", "bf16"};
+static const char *const masks[] = {"none", "causal"};
+
+/* The next case, or NULL when the filter leaves it out. */
+static Case *add(Bench *b, const char *group, const char *unit, Sample *sample,
+                 const char *name) {
+    Case *c = &b->cases[b->ncase];
+    char whole[80];
+    snprintf(whole, sizeof whole, "%s/%s", group, name);
+    if (b->ncase == CASES_MAX || (b->filter && !strstr(whole, b->filter)))
+        return NULL;
+    *c = (Case){.unit = unit,
+                .sample = sample,
+                .spec = ATTNC_SPEC_DEFAULT,
+                .shape = ATTNC_SHAPE_DEFAULT};
+    snprintf(c->group, sizeof c->group, "%s", group);
+    snprintf(c->name, sizeof c->name, "%s", name);
+    b->ncase++;
+    return c;
+}
+
+static void sizes(Case *c, int dtype, int d, int mask, int64_t n) {
+    c->spec.dtype = dtype;
+    c->spec.head_dim = d;
+    c->spec.mask = mask;
+    c->shape.heads = c->shape.kv_heads = HEADS;
+    c->shape.seqlen_q = c->shape.seqlen_k = n;
+}
+
+/* ---- groups ------------------------------------------------------------ */
+
+/* Shares of the multiply-add rate: dtype x head dim x mask x length. */
+static void forward(Bench *b, int dtype, const int *lengths) {
+    for (int d = 64; d <= 128; d += 64)
+        for (int m = 0; m < 2; m++)
+            for (const int *n = lengths; *n; n++) {
+                char name[48];
+                snprintf(name, sizeof name, "%s d%d %s n%d", dtypes[dtype], d,
+                         masks[m], *n);
+                Case *c = add(b, "forward", "GFLOP/s", sample_flops, name);
+                if (!c)
+                    continue;
+                sizes(c, dtype, d, m, *n);
+                c->peak = dtype == ATTNC_BF16 && peak_bf16(1) > 0 ? PEAK_BF16
+                                                                  : PEAK_FMA;
+            }
+}
+
+/* Rows of one head a multiple of 4 KiB apart, where caches have few sets. */
+static void strides(Bench *b) {
+    static const int heads[] = {15, 16, 32};
+    for (int bnhd = 0; bnhd < 2; bnhd++)
+        for (int i = 0; i < 3; i++) {
+            char name[48];
+            snprintf(name, sizeof name, "%s d64 heads%d row%dB",
+                     bnhd ? "bnhd" : "bhnd", heads[i],
+                     bnhd ? heads[i] * 256 : 256);
+            Case *c = add(b, "strides", "GFLOP/s", sample_flops, name);
+            if (!c)
+                continue;
+            sizes(c, ATTNC_F32, 64, ATTNC_MASK_NONE, 2048);
+            c->shape.heads = c->shape.kv_heads = heads[i];
+            c->bnhd = bnhd;
+            c->peak = PEAK_FMA;
+        }
+}
+
+/* One query against many keys: reading them is all the work. */
+static void decode(Bench *b) {
+    static const struct {
+        int dtype, heads, kv_heads;
+    } rows[] = {{0, 8, 8},  {0, 32, 32}, {0, 32, 4},
+                {1, 32, 4}, {2, 32, 4},  {1, 32, 32}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char name[48];
+        snprintf(name, sizeof name, "%s d128 n16384 heads%d/%d",
+                 dtypes[rows[i].dtype], rows[i].heads, rows[i].kv_heads);
+        Case *c = add(b, "decode", "GB/s", sample_bandwidth, name);
+        if (!c)
+            continue;
+        sizes(c, rows[i].dtype, 128, ATTNC_MASK_NONE, 16384);
+        c->shape.seqlen_q = 1;
+        c->shape.heads = rows[i].heads;
+        c->shape.kv_heads = rows[i].kv_heads;
+        c->peak = PEAK_READ;
+    }
+}
+
+/* Ways to the same result, the rivals first. */
+static const struct Way {
+    const char *name;
+    Sample *flops, *us;
+} ways[] = {
+    {"naive loop", sample_naive_flops, sample_naive_us},
+    {"unfused, OpenBLAS", sample_unfused_flops, sample_unfused_us},
+    {"attnc", sample_flops, sample_us},
+};
+enum { WAYS = sizeof ways / sizeof ways[0] };
+
+static bool has_way(int w) {
+    return ways[w].us != sample_unfused_us || unfused_exists();
+}
+
+/* Short sequences, where starting costs more than working. */
+static void small(Bench *b) {
+    for (int n = 1; n <= 128; n *= 2)
+        for (int w = 0, rivals = 0; w < WAYS; w++) {
+            char name[48];
+            snprintf(name, sizeof name, "n%d: %s", n, ways[w].name);
+            Case *c =
+                !has_way(w) ? NULL : add(b, "small", "us", ways[w].us, name);
+            if (!c)
+                continue;
+            sizes(c, ATTNC_F32, 64, ATTNC_MASK_NONE, n);
+            c->rivals = w == WAYS - 1 ? rivals : 0;
+            rivals++;
+        }
+}
+
+/* The naive loop is left out where it would take most of the time. */
+static void peers(Bench *b) {
+    for (int m = 0; m < 2; m++)
+        for (int n = 1024; n <= 4096; n *= 4)
+            for (int w = n == 1024 ? 0 : 1; w < WAYS; w++) {
+                char name[48];
+                snprintf(name, sizeof name, "f32 d64 %s n%d: %s", masks[m], n,
+                         ways[w].name);
+                Case *c = !has_way(w)
+                              ? NULL
+                              : add(b, "peers", "GFLOP/s", ways[w].flops, name);
+                if (!c)
+                    continue;
+                sizes(c, ATTNC_F32, 64, m, n);
+                c->peak = PEAK_FMA;
+            }
+}
+
+/* What comes before a launch, and what it takes beside its tensors. */
+static void around(Bench *b) {
+    static const struct {
+        const char *group, *name, *unit;
+        Sample *sample;
+        int part;
+    } rows[] = {
+        {"prepare", "cold, all of it", "ms", sample_cold, PART_COLD},
+        {"prepare", "cold: compiler, linker", "ms", sample_cold, PART_COMPILE},
+        {"prepare", "cold: attnc's own part", "ms", sample_cold, PART_OWN},
+        {"prepare", "found on disk", "ms", sample_disk, 0},
+        {"prepare", "found in memory", "ns", sample_memory_hit, 0},
+        {"prepare", "attnc explain, a process", "ms", sample_explain, 0},
+        {"memory", "beyond tensors, n65536 d64", "MiB", sample_rss, 0},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        Case *c =
+            add(b, rows[i].group, rows[i].unit, rows[i].sample, rows[i].name);
+        if (!c)
+            continue;
+        sizes(c, ATTNC_F32, 64, ATTNC_MASK_CAUSAL, 4096);
+        c->part = rows[i].part;
+    }
+}
+
+int cases_make(Bench *b) {
+    static const int lengths[] = {1024, 2048, 4096, 8192, 0};
+    static const int fewer[] = {1024, 4096, 0};
+    b->cases = calloc(CASES_MAX, sizeof *b->cases);
+    if (!b->cases)
+        return -1;
+    forward(b, ATTNC_F32, lengths);
+    forward(b, ATTNC_F16, fewer);
+    forward(b, ATTNC_BF16, fewer);
+    strides(b);
+    decode(b);
+    small(b);
+    peers(b);
+    around(b);
+    return 0;
+}
+
+/* ---- tensors ----------------------------------------------------------- */
+
+static int64_t elements(const Case *c, int64_t heads, int64_t n) {
+    return c->shape.batch * heads * n * c->spec.head_dim;
+}
+
+/* Q, K, V, O one behind the other, each from a new page on. */
+enum { PAGE = 4096 };
+
+int64_t case_bytes(const Case *c) {
+    int64_t e = dtype_bytes(c->spec.dtype);
+    return 2 * elements(c, c->shape.heads, c->shape.seqlen_q) * e +
+           2 * elements(c, c->shape.kv_heads, c->shape.seqlen_k) * e + 5 * PAGE;
+}
+
+static attnc_tensor cut(const Case *c, char **at, int64_t heads, int64_t n) {
+    int64_t d = c->spec.head_dim;
+    attnc_tensor t = {*at, heads * n * d, c->bnhd ? d : n * d,
+                      c->bnhd ? heads * d : d};
+    int64_t bytes = elements(c, heads, n) * dtype_bytes(c->spec.dtype);
+    *at += (bytes + PAGE - 1) / PAGE * PAGE;
+    return t;
+}
+
+void case_tensors(const Bench *b, const Case *c, attnc_args *a) {
+    const attnc_shape *s = &c->shape;
+    char *at = b->arena;
+    *a = (attnc_args)ATTNC_ARGS_INIT;
+    a->batch = s->batch;
+    a->heads = s->heads;
+    a->kv_heads = s->kv_heads;
+    a->seqlen_q = s->seqlen_q;
+    a->seqlen_k = s->seqlen_k;
+    a->q = cut(c, &at, s->heads, s->seqlen_q);
+    a->o = cut(c, &at, s->heads, s->seqlen_q);
+    a->k = cut(c, &at, s->kv_heads, s->seqlen_k);
+    a->v = cut(c, &at, s->kv_heads, s->seqlen_k);
+    a->workspace = c->workspace;
+    a->workspace_bytes = c->workspace_bytes;
+}
+
+double case_flops(const Case *c) {
+    return 4.0 * c->spec.head_dim * model_visible(&c->spec, &c->shape) *
+           (double)(c->shape.batch * c->shape.heads);
+}

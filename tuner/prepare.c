@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Samples of what comes before a launch, and of the memory around it. */
+#include "bench.h"
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+/* ---- preparing --------------------------------------------------------- */
+
+/* Prepares c->spec in a context of its own; *info of that. */
+static int prepare_anew(const Bench *b, const Case *c, const char *dir,
+                        attnc_plan_info *info) {
+    attnc_options options = ATTNC_OPTIONS_INIT;
+    attnc_context *ctx;
+    attnc_plan *plan;
+    options.cache_dir = dir;
+    options.threads = b->threads;
+    if (attnc_context_create(&options, &ctx))
+        return say_error("context");
+    int r = attnc_prepare(ctx, &c->spec, &c->shape, &plan);
+    if (!r) {
+        *info = (attnc_plan_info){.struct_size = sizeof *info};
+        r = attnc_plan_get_info(plan, info);
+        attnc_plan_release(plan);
+    }
+    attnc_context_destroy(ctx);
+    return r ? say_error(c->name) : 0;
+}
+
+double sample_cold(Bench *b, Case *c) {
+    attnc_plan_info i;
+    if (prepare_anew(b, c, "", &i))
+        return -1;
+    switch (c->part) {
+    case PART_COMPILE:
+        return i.compile_ms;
+    case PART_OWN:
+        return i.prepare_ms - i.compile_ms;
+    default:
+        return i.prepare_ms;
+    }
+}
+
+double sample_disk(Bench *b, Case *c) {
+    attnc_plan_info i;
+    if (c->value.n == 0 && prepare_anew(b, c, b->scratch, &i))
+        return -1; /* fills the directory */
+    return prepare_anew(b, c, b->scratch, &i) ? -1 : i.prepare_ms;
+}
+
+double sample_memory_hit(Bench *b, Case *c) {
+    enum { TIMES = 20000 };
+    if (!c->plan && attnc_prepare(b->ctx, &c->spec, &c->shape, &c->plan))
+        return say_error(c->name);
+    double start = seconds_now();
+    for (int i = 0; i < TIMES; i++) {
+        attnc_plan *plan;
+        if (attnc_prepare(b->ctx, &c->spec, &c->shape, &plan))
+            return say_error(c->name);
+        attnc_plan_release(plan);
+    }
+    return (seconds_now() - start) / TIMES * 1e9;
+}
+
+/* ---- processes --------------------------------------------------------- */
+
+extern char **environ;
+
+/* Runs argv with its output in `out` (a file); its exit status, or -1. */
+static int run(char *const argv[], const char *out) {
+    posix_spawn_file_actions_t files;
+    pid_t pid;
+    int status = -1;
+    posix_spawn_file_actions_init(&files);
+    posix_spawn_file_actions_addopen(&files, 1, out,
+                                     O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if (posix_spawn(&pid, argv[0], &files, NULL, argv, environ) == 0)
+        waitpid(pid, &status, 0);
+    posix_spawn_file_actions_destroy(&files);
+    return status;
+}
+
+double sample_explain(Bench *b, Case *c) {
+    char *argv[] = {b->attnc,   "explain", "--mask", "causal",
+                    "--seqlen", "4096",    NULL};
+    double start = seconds_now();
+    if (run(argv, "/dev/null")) {
+        fprintf(stderr, "attnc-bench: %s: cannot run %s\n", c->name, b->attnc);
+        return -1;
+    }
+    return (seconds_now() - start) * 1e3;
+}
+
+/* ---- memory ------------------------------------------------------------ */
+
+static double peak_mib(void) {
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    return u.ru_maxrss / 1024.0;
+}
+
+/* A causal forward of 65536 x 64 in a process that does nothing else; the
+ * workspace counts as attnc's. */
+int rss_child(void) {
+    enum { N = 65536, D = 64 };
+    attnc_spec spec = ATTNC_SPEC_DEFAULT;
+    attnc_args a = ATTNC_ARGS_INIT;
+    attnc_context *ctx;
+    size_t bytes = (size_t)N * D * sizeof(float);
+    char *data = malloc(4 * bytes);
+    if (!data)
+        return 4;
+    memset(data, 0, 4 * bytes);
+    double before = peak_mib();
+    attnc_tensor *t[] = {&a.q, &a.k, &a.v, &a.o};
+    for (int i = 0; i < 4; i++)
+        *t[i] = (attnc_tensor){data + i * bytes, 0, 0, D};
+    a.batch = a.heads = a.kv_heads = 1;
+    a.seqlen_q = a.seqlen_k = N;
+    spec.mask = ATTNC_MASK_CAUSAL;
+    if (attnc_context_create(NULL, &ctx) || attnc_run(ctx, &spec, &a, NULL))
+        return say_error("memory");
+    attnc_context_destroy(ctx);
+    printf("%.2f\n", peak_mib() - before);
+    free(data);
+    return 0;
+}
+
+double sample_rss(Bench *b, Case *c) {
+    char out[sizeof b->scratch + 8],
+        *argv[] = {"/proc/self/exe", "--rss-child", NULL};
+    double mib = -1;
+    snprintf(out, sizeof out, "%s/rss", b->scratch);
+    int status = run(argv, out);
+    FILE *f = status ? NULL : fopen(out, "r");
+    if (!f || fscanf(f, "%lf", &mib) != 1)
+        fprintf(stderr, "attnc-bench: %s: no answer\n", c->name);
+    if (f)
+        fclose(f);
+    return mib;
+}
