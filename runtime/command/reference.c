@@ -9,6 +9,10 @@
 
 #include "convert.h"
 
+typedef double d2 __attribute__((vector_size(16), may_alias));
+typedef float f4 __attribute__((vector_size(16), may_alias));
+enum { PARTS = REF_LANES / 2, PARTS32 = REF_LANES / 4 };
+
 /* ---- the problem ------------------------------------------------------- */
 
 RefSeq ref_seq_at(const RefProblem *p, int64_t b) {
@@ -158,28 +162,31 @@ static float score32(const RefProblem *p, const RefGroup *g, int t, int64_t j,
     return x;
 }
 
-static void scores(RefWork *w, const RefGroup *g, int64_t j, int n, d8 *s) {
+static void scores(RefWork *w, const RefGroup *g, int64_t j, int n, Lanes *s) {
     const RefProblem *p = w->p;
     for (int r = 0; r < n; r++) {
         const float *k = w->tile + (size_t)r * p->d;
-        d8 dot = { 0 };
+        d2 dot[PARTS] = { { 0 } };
         for (int c = 0; c < p->d; c++)
-            dot += w->q[c] * (double)k[c];
+            for (int x = 0; x < PARTS; x++)
+                dot[x] += ((const d2 *)w->q[c])[x] * (double)k[c];
         for (int t = 0; t < REF_LANES; t++)
-            s[r][t] = score(p, g, t, j + r, dot[t]);
+            s[r][t] = score(p, g, t, j + r, dot[t / 2][t % 2]);
     }
 }
 
-static void scores32(RefWork *w, const RefGroup *g, int64_t j, int n, f8 *s) {
+static void scores32(RefWork *w, const RefGroup *g, int64_t j, int n,
+                     Lanes32 *s) {
     const RefProblem *p = w->p;
     round_operands(p, w->tile, (int64_t)n * p->d);
     for (int r = 0; r < n; r++) {
         const float *k = w->tile + (size_t)r * p->d;
-        f8 dot = { 0 };
+        f4 dot[PARTS32] = { { 0 } };
         for (int c = 0; c < p->d; c++)
-            dot += w->q32[c] * k[c];
+            for (int x = 0; x < PARTS32; x++)
+                dot[x] += ((const f4 *)w->q32[c])[x] * k[c];
         for (int t = 0; t < REF_LANES; t++)
-            s[r][t] = score32(p, g, t, j + r, dot[t]);
+            s[r][t] = score32(p, g, t, j + r, dot[t / 4][t % 4]);
     }
 }
 
@@ -190,7 +197,7 @@ static void scores32(RefWork *w, const RefGroup *g, int64_t j, int n, f8 *s) {
  * weight is, so that its V is left alone whatever it holds. */
 static const double MASKED = -1;
 
-static double softmax(d8 *s, int t, int64_t n, double sink) {
+static double softmax(Lanes *s, int t, int64_t n, double sink) {
     double m = sink, l;
     for (int64_t j = 0; j < n; j++)
         m = s[j][t] > m ? s[j][t] : m;
@@ -203,7 +210,8 @@ static double softmax(d8 *s, int t, int64_t n, double sink) {
     return l == 0 ? -INFINITY : m + log(l);
 }
 
-static float softmax32(const RefProblem *p, f8 *s, int t, int64_t n, float sink) {
+static float softmax32(const RefProblem *p, Lanes32 *s, int t, int64_t n,
+                       float sink) {
     float m = sink, l;
     for (int64_t j = 0; j < n; j++)
         m = s[j][t] > m ? s[j][t] : m;
@@ -228,45 +236,55 @@ static bool all_finite(const float *x, int64_t n) {
     return zero == 0;
 }
 
-/* A masked weight takes no part, even in a product with NaN. */
-static void weigh(RefWork *w, const d8 *s, int n) {
+/* o += P V, key by key; a masked weight counts 0. */
+static void weigh(RefWork *w, const Lanes *s, int n) {
     int dv = w->p->dv;
-    bool finite = all_finite(w->tile, (int64_t)n * dv);
-    d8 p[REF_TILE];
+    Lanes p[REF_TILE] __attribute__((aligned(16)));
     for (int r = 0; r < n; r++)
         for (int t = 0; t < REF_LANES; t++)
             p[r][t] = s[r][t] == MASKED ? 0 : s[r][t];
     for (int c = 0; c < dv; c++) {
-        d8 sum = w->o[c];
-        for (int r = 0; r < n && finite; r++)
-            sum += p[r] * (double)w->tile[(size_t)r * dv + c];
-        for (int r = 0; r < n && !finite; r++)
-            for (int t = 0; t < REF_LANES; t++)
-                if (s[r][t] != MASKED)
-                    sum[t] += p[r][t] * (double)w->tile[(size_t)r * dv + c];
-        w->o[c] = sum;
+        d2 *o = (d2 *)w->o[c], sum[PARTS];
+        memcpy(sum, o, sizeof(sum));
+        for (int r = 0; r < n; r++)
+            for (int x = 0; x < PARTS; x++)
+                sum[x] += ((const d2 *)p[r])[x] *
+                          (double)w->tile[(size_t)r * dv + c];
+        memcpy(o, sum, sizeof(sum));
     }
 }
 
-static void weigh32(RefWork *w, const f8 *s, int n) {
+static void weigh32(RefWork *w, const Lanes32 *s, int n) {
     int dv = w->p->dv;
-    round_operands(w->p, w->tile, (int64_t)n * dv);
-    bool finite = all_finite(w->tile, (int64_t)n * dv);
-    f8 p[REF_TILE];
+    Lanes32 p[REF_TILE] __attribute__((aligned(16)));
     for (int r = 0; r < n; r++)
         for (int t = 0; t < REF_LANES; t++)
             p[r][t] = s[r][t] == (float)MASKED ? 0 : s[r][t];
     round_operands(w->p, (float *)p, (int64_t)n * REF_LANES);
     for (int c = 0; c < dv; c++) {
-        f8 sum = w->o32[c];
-        for (int r = 0; r < n && finite; r++)
-            sum += p[r] * w->tile[(size_t)r * dv + c];
-        for (int r = 0; r < n && !finite; r++)
-            for (int t = 0; t < REF_LANES; t++)
-                if (s[r][t] != (float)MASKED)
-                    sum[t] += p[r][t] * w->tile[(size_t)r * dv + c];
-        w->o32[c] = sum;
+        f4 *o = (f4 *)w->o32[c], sum[PARTS32];
+        memcpy(sum, o, sizeof(sum));
+        for (int r = 0; r < n; r++)
+            for (int x = 0; x < PARTS32; x++)
+                sum[x] +=
+                    ((const f4 *)p[r])[x] * w->tile[(size_t)r * dv + c];
+        memcpy(o, sum, sizeof(sum));
     }
+}
+
+/* The same where V holds NaN or infinity, of which a masked weight must take
+ * no part, not even 0 times that. */
+static void weigh_seen(RefWork *w, const Lanes *s, const Lanes32 *s32, int n) {
+    int dv = w->p->dv;
+    for (int r = 0; r < n; r++)
+        for (int c = 0; c < dv; c++)
+            for (int t = 0; t < REF_LANES; t++) {
+                float v = w->tile[(size_t)r * dv + c];
+                if (s[r][t] != MASKED)
+                    w->o[c][t] += s[r][t] * v;
+                if (w->p->unfused && s32[r][t] != (float)MASKED)
+                    w->o32[c][t] += s32[r][t] * v;
+            }
 }
 
 /* ---- one group --------------------------------------------------------- */
@@ -295,14 +313,21 @@ static void group_softmax(RefWork *w, const RefGroup *g) {
 
 static void group_weigh(RefWork *w, const RefGroup *g) {
     const RefProblem *p = w->p;
-    memset(w->o, 0, sizeof(d8) * (size_t)p->dv);
-    memset(w->o32, 0, sizeof(f8) * (size_t)p->dv);
+    memset(w->o, 0, sizeof(Lanes) * (size_t)p->dv);
+    memset(w->o32, 0, sizeof(Lanes32) * (size_t)p->dv);
     for (int64_t j = g->begin; j < g->end; j += REF_TILE) {
         int n = (int)(g->end - j < REF_TILE ? g->end - j : REF_TILE);
+        const Lanes *s = w->s + (j - g->begin);
+        const Lanes32 *s32 = w->s32 + (p->unfused ? j - g->begin : 0);
         load_tile(w, &p->a->v, g, j, n, p->dv);
-        weigh(w, w->s + (j - g->begin), n);
+        if (!all_finite(w->tile, (int64_t)n * p->dv)) {
+            weigh_seen(w, s, s32, n);
+            continue;
+        }
+        weigh(w, s, n);
+        round_operands(p, w->tile, (int64_t)n * p->dv);
         if (p->unfused)
-            weigh32(w, w->s32 + (j - g->begin), n);
+            weigh32(w, s32, n);
     }
     for (int c = 0; c < p->dv && p->unfused; c++)
         for (int t = 0; t < REF_LANES; t++)
@@ -343,12 +368,12 @@ bool ref_work_alloc(RefWork *w, const RefProblem *p) {
     }
     int width = p->d > p->dv ? p->d : p->dv;
     w->p = p;
-    w->q = aligned_alloc(64, sizeof(d8) * (size_t)p->d);
-    w->o = aligned_alloc(64, sizeof(d8) * (size_t)p->dv);
-    w->s = aligned_alloc(64, sizeof(d8) * (size_t)n);
-    w->q32 = aligned_alloc(32, sizeof(f8) * (size_t)p->d);
-    w->o32 = aligned_alloc(32, sizeof(f8) * (size_t)p->dv);
-    w->s32 = aligned_alloc(32, sizeof(f8) * (size_t)(p->unfused ? n : 1));
+    w->q = aligned_alloc(64, sizeof(Lanes) * (size_t)p->d);
+    w->o = aligned_alloc(64, sizeof(Lanes) * (size_t)p->dv);
+    w->s = aligned_alloc(64, sizeof(Lanes) * (size_t)n);
+    w->q32 = aligned_alloc(32, sizeof(Lanes32) * (size_t)p->d);
+    w->o32 = aligned_alloc(32, sizeof(Lanes32) * (size_t)p->dv);
+    w->s32 = aligned_alloc(32, sizeof(Lanes32) * (size_t)(p->unfused ? n : 1));
     w->tile = malloc(sizeof(float) * (size_t)width * REF_TILE);
     return w->q && w->o && w->s && w->q32 && w->o32 && w->tile && w->s32;
 }

@@ -8,8 +8,9 @@
 
 enum { REF_LANES = 8, REF_TILE = 64 };
 
-typedef double d8 __attribute__((vector_size(REF_LANES * sizeof(double))));
-typedef float f8 __attribute__((vector_size(REF_LANES * sizeof(float))));
+/* One value per lane; vectors of 128 bits work on them piecewise. */
+typedef double Lanes[REF_LANES];
+typedef float Lanes32[REF_LANES];
 
 /* What is asked; read only while workers run. */
 typedef struct RefProblem {
@@ -41,8 +42,8 @@ typedef struct RefGroup {
  * lse[lane] in f64; o32, lse32 those of unfused attention, o32 rounded. */
 typedef struct RefWork {
     const RefProblem *p;
-    d8 *q, *s, *o;
-    f8 *q32, *s32, *o32;
+    Lanes *q, *s, *o;
+    Lanes32 *q32, *s32, *o32;
     float *tile; /* REF_TILE rows */
     double lse[REF_LANES];
     float lse32[REF_LANES];
