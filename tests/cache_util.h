@@ -62,9 +62,9 @@ static inline Cache *open_at(const char *dir, Log *log) {
 static inline const char *path_of(const char *fmt, ...)
     __attribute__((format(printf, 1, 2)));
 static inline const char *path_of(const char *fmt, ...) {
-    static char ring[8][512];
+    static char ring[32][512];
     static int turn;
-    char *out = ring[turn++ % 8];
+    char *out = ring[turn++ % 32];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(out, sizeof ring[0], fmt, ap);

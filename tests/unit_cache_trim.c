@@ -200,8 +200,10 @@ static void ten_thousand_entries_are_pruned(void **state) {
     }
     struct stat st;
     assert_int_equal(stat(file_of(*state, 0), &st), 0);
-    if (st.st_blocks == 0)
+    if (st.st_blocks == 0) {
+        cache_close(c);
         skip(); /* a file system that counts blocks later */
+    }
     double begin = now_ms();
     assert_int_equal(cache_prune(c, 1000 * st.st_blocks * 512, &removed, &e),
                      0);
