@@ -160,7 +160,9 @@ int cache_open(const CacheOptions *o, Cache **out, Err *e);
 void cache_close(Cache *c);
 /* Directory in use, or NULL when there is none. */
 const char *cache_dir(const Cache *c);
-/* Key over the identity text, generator version and template hash. */
+/* Key over the identity text, generator version and template hash.
+ * output_kind: the form of the binary and what can load it, so that a home
+ * shared by machines is safe, e.g. "so x86_64 linux". */
 void cache_key(const char *identity, const char *templates_hash,
                const char *output_kind, CacheKey *out);
 /* true: *out filled (caller frees by cache_entry_free). Any fault: miss. */
@@ -184,7 +186,8 @@ typedef struct CacheItem {
 } CacheItem;
 int cache_each(Cache *c, void (*fn)(void *user, const CacheItem *),
                void *user, Err *e);
-/* Deletes least recently used entries until at most max_bytes remain. */
+/* Deletes least recently used entries until at most max_bytes remain.
+ * *removed counts entries. ATTNC_E_IO when the cache is read-only. */
 int cache_prune(Cache *c, int64_t max_bytes, int64_t *removed, Err *e);
 /* Deletes all entries (only files of the cache's own name pattern). */
 int cache_clear(Cache *c, int64_t *removed, Err *e);
