@@ -107,25 +107,32 @@ typedef struct Job {
     const Case *c;
     const attnc_args *a;
     int threads;
+    float *scores; /* of every thread, kept between calls */
+    size_t each;   /* how many of them are one thread's */
 } Job;
 
 static void naive_heads(void *arg, int t) {
     const Job *job = arg;
     const attnc_args *a = job->a;
     const attnc_spec *spec = &job->c->spec;
-    float *s = malloc(a->seqlen_k * sizeof *s);
-    for (int64_t h = t; s && h < a->heads; h += job->threads)
+    float *s = job->scores + t * job->each;
+    for (int64_t h = t; h < a->heads; h += job->threads)
         for (int64_t i = 0; i < a->seqlen_q; i++)
             naive_row(a, spec->head_dim,
                       spec->mask == ATTNC_MASK_CAUSAL ? i + 1 : a->seqlen_k, h,
                       i, s);
-    free(s);
 }
 
 /* Starting threads costs more than a small attention. */
 static int on_heads(Bench *b, Case *c, const attnc_args *a,
                     void (*fn)(void *arg, int t)) {
-    Job job = {.c = c, .a = a};
+    size_t width = (a->seqlen_k + 7) / 8 * 8;
+    Job job = { .c = c, .a = a, .each = a->seqlen_q * width };
+    if (!c->workspace)
+        c->workspace = calloc(b->threads * job.each, sizeof(float));
+    if (!c->workspace)
+        return -1;
+    job.scores = c->workspace;
     job.threads = case_flops(c) < 4e6 ? 1 : b->threads;
     on_threads(job.threads, fn, &job);
     return 0;
@@ -188,20 +195,21 @@ WIDE static inline f8 max8(f8 a, f8 b) {
 
 /* 2^x for x <= 0: the fraction by a polynomial, the rest into the exponent. */
 WIDE static inline f8 exp2_8(f8 x) {
-    x = max8(x, (f8){0} - 126.0f);
+    x = max8(x, (f8){ 0 } - 126.0f);
     f8 magic = x + 12582912.0f; /* rounds to an integer, held low */
     f8 f = x - (magic - 12582912.0f);
-    f8 p = 0.0018775767f * f + 0.0089893397f;
-    p = p * f + 0.055826318f;
-    p = p * f + 0.24015361f;
-    p = p * f + 0.69315308f;
-    p = p * f + 0.99999994f;
+    f8 p = 0.000154035f * f + 0.00133336f;
+    p = p * f + 0.00961813f;
+    p = p * f + 0.05550411f;
+    p = p * f + 0.24022651f;
+    p = p * f + 0.69314718f;
+    p = p * f + 1.0f;
     return (f8)((i8)p + ((i8)magic << 23));
 }
 
 /* Row of n scores (a multiple of 8, the tail -inf) -> weights. */
 WIDE static void softmax_row(float *s, int64_t n, float scale) {
-    f8 *v = (f8 *)s, max = {0}, sum = {0};
+    f8 *v = (f8 *)s, max = { 0 }, sum = { 0 };
     max -= INFINITY;
     for (int64_t i = 0; i < n / 8; i++)
         max = max8(v[i], max);
@@ -238,10 +246,9 @@ static void unfused_head(const Job *job, int64_t h, float *s, int64_t width) {
 static void unfused_heads(void *arg, int t) {
     const Job *job = arg;
     int64_t width = (job->a->seqlen_k + 7) / 8 * 8;
-    float *s = malloc(job->a->seqlen_q * width * sizeof *s);
-    for (int64_t h = t; s && h < job->a->heads; h += job->threads)
+    float *s = job->scores + t * job->each;
+    for (int64_t h = t; h < job->a->heads; h += job->threads)
         unfused_head(job, h, s, width);
-    free(s);
 }
 
 static int unfused(Bench *b, Case *c, const attnc_args *a) {
