@@ -202,11 +202,13 @@ static double softmax(Lanes *s, int t, int64_t n, double sink) {
     for (int64_t j = 0; j < n; j++)
         m = s[j][t] > m ? s[j][t] : m;
     l = sink == -INFINITY ? 0 : exp(sink - m);
+    for (int64_t j = 0; j < n; j++) {
+        double e = s[j][t] == -INFINITY ? MASKED : exp(s[j][t] - m);
+        s[j][t] = e;
+        l += e == MASKED ? 0 : e;
+    }
     for (int64_t j = 0; j < n; j++)
-        if (s[j][t] != -INFINITY)
-            l += exp(s[j][t] - m);
-    for (int64_t j = 0; j < n; j++)
-        s[j][t] = s[j][t] == -INFINITY ? MASKED : exp(s[j][t] - m) / l;
+        s[j][t] = s[j][t] == MASKED ? MASKED : s[j][t] / l;
     return l == 0 ? -INFINITY : m + log(l);
 }
 
@@ -217,9 +219,9 @@ static float softmax32(const RefProblem *p, Lanes32 *s, int t, int64_t n,
         m = s[j][t] > m ? s[j][t] : m;
     l = sink == -INFINITY ? 0 : expf(sink - m);
     for (int64_t j = 0; j < n; j++) {
-        float e = s[j][t] == -INFINITY ? 0 : expf(s[j][t] - m);
-        s[j][t] = s[j][t] == -INFINITY ? (float)MASKED : e;
-        l += e;
+        float e = s[j][t] == -INFINITY ? (float)MASKED : expf(s[j][t] - m);
+        s[j][t] = e;
+        l += e == (float)MASKED ? 0 : e;
     }
     for (int64_t j = 0; j < n; j++)
         if (s[j][t] != (float)MASKED)
