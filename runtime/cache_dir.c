@@ -20,8 +20,8 @@ static const struct {
     uint32_t magic;
     const char *name;
 } network[] = {
-    {0x6969, "NFS"},        {0x0bd00bd0, "Lustre"}, {0x47504653, "GPFS"},
-    {0x19830326, "BeeGFS"}, {0xff534d42, "CIFS"},   {0xfe534d42, "SMB2"},
+    { 0x6969, "NFS" },        { 0x0bd00bd0, "Lustre" }, { 0x47504653, "GPFS" },
+    { 0x19830326, "BeeGFS" }, { 0xff534d42, "CIFS" },   { 0xfe534d42, "SMB2" },
 };
 
 enum { WHY = 320 };
@@ -95,19 +95,6 @@ static char *choose(const char *option, size_t *must_exist) {
     return path;
 }
 
-/* Makes the missing directories of `path` below its first `skip` characters.
- * A failure shows when the last one is opened. */
-static void make_dirs(char *path, size_t skip) {
-    for (char *at = path + skip + 1; at[-1]; at++) {
-        char cut = *at;
-        if (cut != '/' && cut != '\0')
-            continue;
-        *at = '\0';
-        mkdir(path, 0700);
-        *at = cut;
-    }
-}
-
 /* What is wrong with directory `fd`, by its real name. */
 static void explain(int fd, const struct stat *st, char why[WHY]) {
     char link[64], name[200];
@@ -129,42 +116,82 @@ static bool parent_trusted(const struct stat *parent, const struct stat *st) {
            (owned(parent) && (parent->st_mode & S_ISVTX) && owned(st));
 }
 
-/* One step of the walk: the directory above *fd, whose state is *st, takes
- * their place. 1: go on; 0: that was the root; -1: not to be trusted. */
-static int climb(int *fd, struct stat *st, char why[WHY]) {
-    struct stat up;
-    int parent = openat(*fd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (parent < 0 || fstat(parent, &up) != 0) {
-        snprintf(why, WHY, "a directory above it: %m");
-        return -1;
+/* Judges the directory *fd that holds `child`, and all above it, by "..": the
+ * directories really passed, whatever links the path had. Closes fd. */
+static bool walk_up(int fd, struct stat child, char why[WHY]) {
+    struct stat st;
+    for (;;) {
+        if (fd < 0 || fstat(fd, &st) != 0) {
+            snprintf(why, WHY, "a directory above it: %m");
+            break;
+        }
+        if (st.st_ino == child.st_ino && st.st_dev == child.st_dev) {
+            close(fd); /* the root is its own parent */
+            return true;
+        }
+        if (!parent_trusted(&st, &child)) {
+            explain(fd, &st, why);
+            break;
+        }
+        int up = openat(fd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        close(fd);
+        fd = up;
+        child = st;
     }
-    close(*fd);
-    *fd = parent;
-    if (up.st_ino == st->st_ino && up.st_dev == st->st_dev)
-        return 0;
-    bool good = parent_trusted(&up, st);
-    if (!good)
-        explain(parent, &up, why);
-    *st = up;
-    return good ? 1 : -1;
+    if (fd >= 0)
+        close(fd);
+    return false;
 }
 
-/* Walks from the open directory up to the root by "..", so it judges the
- * directories really passed, whatever links the path had. */
-static bool chain_trusted(int leaf, char why[WHY]) {
+/* Length of the longest part of `path` that is there. */
+static size_t present(char *path) {
+    size_t end = strlen(path);
     struct stat st;
-    int fd = fcntl(leaf, F_DUPFD_CLOEXEC, 0);
-    if (fd < 0 || fstat(leaf, &st) != 0) {
-        snprintf(why, WHY, "%m");
+    while (end > 1) {
+        char cut = path[end];
+        path[end] = '\0';
+        bool there = lstat(path, &st) == 0;
+        path[end] = cut;
+        if (there)
+            break;
+        do
+            end--;
+        while (end > 1 && path[end] != '/');
+    }
+    return end;
+}
+
+/* Makes what is missing of `path`, once the part that is there was judged:
+ * nothing is made where nothing could be used, for example by root in the
+ * home of somebody else. */
+static bool make_dirs(char *path, size_t must_exist, char why[WHY]) {
+    size_t len = strlen(path), end = present(path);
+    struct stat ours = { .st_uid = geteuid() };
+    if (end == len)
+        return true; /* judged when it is opened */
+    if (end < must_exist) {
+        snprintf(why, WHY, "the home directory is missing");
         return false;
     }
-    int more = cache_dir_trusted(&st) ? 1 : -1;
-    if (more < 0)
-        explain(leaf, &st, why);
-    while (more > 0)
-        more = climb(&fd, &st, why);
-    close(fd);
-    return more == 0;
+    char cut = path[end];
+    path[end] = '\0';
+    int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    path[end] = cut;
+    if (!walk_up(fd, ours, why))
+        return false;
+    for (end++; end <= len; end++) {
+        cut = path[end];
+        if (cut != '/' && cut != '\0')
+            continue;
+        path[end] = '\0';
+        bool made = mkdir(path, 0700) == 0 || errno == EEXIST;
+        path[end] = cut;
+        if (!made) {
+            snprintf(why, WHY, "cannot be made: %m");
+            return false;
+        }
+    }
+    return true;
 }
 
 /* Opens the directory itself; -1 with the reason. */
@@ -175,11 +202,18 @@ static int open_leaf(const char *path, char why[WHY]) {
         snprintf(why, WHY, "is a symbolic link; name what it points to");
     else if (fd < 0)
         snprintf(why, WHY, "%m");
-    if (fd >= 0 && !chain_trusted(fd, why)) {
-        close(fd);
-        fd = -1;
-    }
-    return fd;
+    if (fd < 0)
+        return -1;
+    bool good = fstat(fd, &st) == 0 && cache_dir_trusted(&st);
+    if (!good)
+        explain(fd, &st, why);
+    else
+        good = walk_up(openat(fd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC), st,
+                       why);
+    if (good)
+        return fd;
+    close(fd);
+    return -1;
 }
 
 /* Can entries be added? Makes what adding needs. Else errno says why. */
@@ -226,7 +260,8 @@ static bool open_format(Cache *c, int leaf, char why[WHY]) {
     return true;
 }
 
-/* NULL with the reason when no directory may be used at all. */
+/* The path asked for, made when it may be; NULL, or a path with the reason in
+ * why, when it cannot be used. */
 static char *wanted(Cache *c, const char *option, char why[WHY]) {
     /* With borrowed rights the environment, and what it leads to, is the
      * choice of somebody else. */
@@ -244,14 +279,14 @@ static char *wanted(Cache *c, const char *option, char why[WHY]) {
     for (size_t n = strlen(path); n > 1 && path[n - 1] == '/'; n--)
         path[n - 1] = '\0';
     if (!c->readonly)
-        make_dirs(path, must_exist);
+        make_dirs(path, must_exist, why);
     return path;
 }
 
 void cache_dir_open(Cache *c, const char *option) {
     char why[WHY] = "";
     char *path = wanted(c, option, why);
-    int leaf = path ? open_leaf(path, why) : -1;
+    int leaf = path && !why[0] ? open_leaf(path, why) : -1;
     c->path = path;
     if (leaf < 0 || !open_format(c, leaf, why)) {
         cache_warn(c, "%s%s%s; keeping kernels in memory only",

@@ -26,7 +26,7 @@ static void environment(const char *name, ...) {
 /* Opens the default directory, or `dir`, and closes it again: the directory
  * in use, or NULL after exactly one warning. */
 static const char *used(const char *dir, Log *log) {
-    *log = (Log){0};
+    *log = (Log){ 0 };
     Cache *c = open_at(dir, log);
     const char *path = cache_dir(c) ? path_of("%s", cache_dir(c)) : NULL;
     put_number(c, 1, BYTES);
@@ -66,7 +66,7 @@ static void the_directory_is_the_first_that_is_named(void **state) {
 }
 
 static void a_relative_directory_stays_the_same_one(void **state) {
-    Log log = {0};
+    Log log = { 0 };
     char before[4096];
     assert_non_null(getcwd(before, sizeof before));
     assert_int_equal(chdir(*state), 0);
@@ -89,19 +89,19 @@ static void a_home_that_is_missing_is_not_invented(void **state) {
 /* Only looks: it must not write to the home of who runs the test. */
 static void without_HOME_the_user_database_is_asked(void **state) {
     (void)state;
-    Log log = {0};
+    Log log = { 0 };
     struct passwd *user = getpwuid(geteuid());
     if (!user || user->pw_dir[0] != '/')
         skip();
     environment(NULL);
-    Cache *c = open_with((CacheOptions){.readonly = true}, &log);
+    Cache *c = open_with((CacheOptions){ .readonly = true }, &log);
     const char *want = path_of("%s/.cache/attnc", user->pw_dir);
     assert_non_null(strstr(cache_dir(c) ? cache_dir(c) : log.last, want));
     cache_close(c);
 }
 
 static int with_borrowed_rights(void *dir) {
-    Log log = {0};
+    Log log = { 0 };
     if (geteuid() != 0)
         return 77;
     CHILD(seteuid(NOBODY) == 0);
@@ -133,7 +133,7 @@ static void a_link_is_not_followed_to_the_directory(void **state) {
 
 static void a_directory_others_may_write_is_not_used(void **state) {
     Log log;
-    static const unsigned mode[] = {0770, 0707, 0777, 01777};
+    static const unsigned mode[] = { 0770, 0707, 0777, 01777 };
     const char *dir = path_of("%s/d", (char *)*state);
     mkdir(dir, 0700);
     for (int i = 0; i < 4; i++) {
@@ -174,8 +174,28 @@ static void a_directory_of_another_user_is_not_used(void **state) {
     assert_non_null(strstr(log.last, "belongs to user 65534"));
 }
 
+/* Root with the home of somebody else, as after sudo. */
+static void nothing_is_made_where_nothing_could_be_used(void **state) {
+    Log log;
+    const char *home = path_of("%s/home", (char *)*state);
+    mkdir(home, 0777);
+    chmod(home, 0777);
+    environment("HOME", home, NULL);
+    assert_null(used(NULL, &log));
+    assert_false(exists(path_of("%s/.cache", home)));
+    assert_non_null(strstr(log.last, path_of("%s/.cache/attnc", home)));
+    chmod(home, 0755);
+    if (geteuid() == 0) {
+        assert_int_equal(chown(home, NOBODY, NOBODY), 0);
+        assert_null(used(NULL, &log));
+        assert_false(exists(path_of("%s/.cache", home)));
+        assert_int_equal(chown(home, 0, 0), 0);
+    }
+    assert_non_null(used(NULL, &log));
+}
+
 static void hostile_files_are_misses(void **state) {
-    Log log = {0};
+    Log log = { 0 };
     Cache *c = open_at(*state, &log);
     char path[300], other[300];
     put_number(c, 1, BYTES);
@@ -211,7 +231,7 @@ static void hostile_files_are_misses(void **state) {
 }
 
 static void a_linked_shard_is_not_followed(void **state) {
-    Log log = {0};
+    Log log = { 0 };
     Cache *c = open_at(*state, &log);
     char shard[300], moved[300];
     put_number(c, 1, BYTES);
@@ -229,9 +249,9 @@ static void a_linked_shard_is_not_followed(void **state) {
 /* ---- read-only --------------------------------------------------------- */
 
 static void the_readonly_option_writes_nothing(void **state) {
-    Log log = {0};
+    Log log = { 0 };
     const char *dir = path_of("%s/d", (char *)*state);
-    CacheOptions o = {.dir = dir, .readonly = true};
+    CacheOptions o = { .dir = dir, .readonly = true };
     Cache *c = open_with(o, &log);
     assert_null(cache_dir(c));
     assert_false(exists(dir));
@@ -245,10 +265,10 @@ static void the_readonly_option_writes_nothing(void **state) {
     assert_int_equal(truncate(file_of(dir, 2), 100), 0);
     set_age(file_of(dir, 1), 100000);
 
-    log = (Log){0};
+    log = (Log){ 0 };
     c = open_with(o, &log);
     int64_t removed;
-    Err e = {0};
+    Err e = { 0 };
     CacheKey k = key_of(1);
     assert_true(has_number(c, 1, BYTES));
     assert_false(has_number(c, 2, BYTES));
@@ -264,7 +284,7 @@ static void the_readonly_option_writes_nothing(void **state) {
 
 /* As a user who may only read: hits, and one warning in all. */
 static int reading_only(void *dir) {
-    Log log = {0};
+    Log log = { 0 };
     CHILD(geteuid() != 0 || setresgid(NOBODY, NOBODY, NOBODY) == 0);
     CHILD(geteuid() != 0 || setresuid(NOBODY, NOBODY, NOBODY) == 0);
     Cache *c = open_at(dir, &log);
@@ -309,7 +329,7 @@ static bool mount_here(const char *dir, const char *type, unsigned long flags,
 }
 
 static int on_readonly_system(void *dir) {
-    Log log = {0};
+    Log log = { 0 };
     Cache *c = open_at(dir, NULL);
     put_number(c, 1, BYTES);
     cache_close(c);
@@ -334,7 +354,7 @@ static bool tmp_is_empty(const char *dir) {
 }
 
 static int on_full_disk(void *dir) {
-    Log log = {0};
+    Log log = { 0 };
     if (!mount_here(dir, "tmpfs", 0, "size=256k,mode=0700"))
         return 77;
     Cache *c = open_at(dir, &log);
@@ -356,10 +376,10 @@ static void a_full_disk_costs_only_the_saving(void **state) {
 }
 
 static int on_size_limit(void *dir) {
-    Log log = {0};
+    Log log = { 0 };
     Cache *c = open_at(dir, &log);
     signal(SIGXFSZ, SIG_IGN);
-    CHILD(setrlimit(RLIMIT_FSIZE, &(struct rlimit){10000, 10000}) == 0);
+    CHILD(setrlimit(RLIMIT_FSIZE, &(struct rlimit){ 10000, 10000 }) == 0);
     put_number(c, 1, 40000);
     put_number(c, 2, 40000);
     put_number(c, 3, 4000);
@@ -376,7 +396,7 @@ static void a_write_cut_short_leaves_nothing(void **state) {
 }
 
 static void a_directory_removed_in_use_is_one_warning(void **state) {
-    Log log = {0};
+    Log log = { 0 };
     const char *dir = path_of("%s/d", (char *)*state);
     Cache *c = open_at(dir, &log);
     put_number(c, 1, BYTES);
@@ -405,6 +425,7 @@ int main(void) {
         T(a_directory_others_may_write_is_not_used),
         T(a_directory_below_such_a_one_is_not_used),
         T(a_directory_of_another_user_is_not_used),
+        T(nothing_is_made_where_nothing_could_be_used),
         T(hostile_files_are_misses),
         T(a_linked_shard_is_not_followed),
         T(the_readonly_option_writes_nothing),
