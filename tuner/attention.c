@@ -127,7 +127,7 @@ static void naive_heads(void *arg, int t) {
 static int on_heads(Bench *b, Case *c, const attnc_args *a,
                     void (*fn)(void *arg, int t)) {
     size_t width = (a->seqlen_k + 7) / 8 * 8;
-    Job job = { .c = c, .a = a, .each = a->seqlen_q * width };
+    Job job = {.c = c, .a = a, .each = a->seqlen_q * width};
     if (!c->workspace)
         c->workspace = calloc(b->threads * job.each, sizeof(float));
     if (!c->workspace)
@@ -195,7 +195,7 @@ WIDE static inline f8 max8(f8 a, f8 b) {
 
 /* 2^x for x <= 0: the fraction by a polynomial, the rest into the exponent. */
 WIDE static inline f8 exp2_8(f8 x) {
-    x = max8(x, (f8){ 0 } - 126.0f);
+    x = max8(x, (f8){0} - 126.0f);
     f8 magic = x + 12582912.0f; /* rounds to an integer, held low */
     f8 f = x - (magic - 12582912.0f);
     f8 p = 0.000154035f * f + 0.00133336f;
@@ -209,7 +209,7 @@ WIDE static inline f8 exp2_8(f8 x) {
 
 /* Row of n scores (a multiple of 8, the tail -inf) -> weights. */
 WIDE static void softmax_row(float *s, int64_t n, float scale) {
-    f8 *v = (f8 *)s, max = { 0 }, sum = { 0 };
+    f8 *v = (f8 *)s, max = {0}, sum = {0};
     max -= INFINITY;
     for (int64_t i = 0; i < n / 8; i++)
         max = max8(v[i], max);

@@ -32,11 +32,11 @@ static int ascending(const void *a, const void *b) {
 Spread series_spread(const Series *s) {
     double v[ROUNDS_MAX];
     if (!s->n)
-        return (Spread){ 0, 0, 0 };
+        return (Spread){0, 0, 0};
     memcpy(v, s->v, s->n * sizeof *v);
     qsort(v, s->n, sizeof *v, ascending);
     double median = (v[(s->n - 1) / 2] + v[s->n / 2]) / 2;
-    return (Spread){ v[0], median, v[s->n - 1] };
+    return (Spread){v[0], median, v[s->n - 1]};
 }
 
 static void put(Series *s, double v) {
@@ -88,10 +88,10 @@ static int one(Bench *b, Case *c) {
 
 /* Ordinary values of either sign, in bits: f32 and bf16 0.25 .. 1, f16 too. */
 static void fill(char *data, size_t bytes, int dtype) {
-    static const uint64_t keep[] = { 0x80ffffff80ffffff, 0x83ff83ff83ff83ff,
-                                     0x80ff80ff80ff80ff };
-    static const uint64_t set[] = { 0x3e0000003e000000, 0x3400340034003400,
-                                    0x3e003e003e003e00 };
+    static const uint64_t keep[] = {0x80ffffff80ffffff, 0x83ff83ff83ff83ff,
+                                    0x80ff80ff80ff80ff};
+    static const uint64_t set[] = {0x3e0000003e000000, 0x3400340034003400,
+                                   0x3e003e003e003e00};
     uint64_t x = 88172645463325252u, *p = (uint64_t *)(void *)data;
     for (size_t i = 0; i < bytes / sizeof *p; i++) {
         x ^= x << 13;
@@ -246,7 +246,7 @@ static void bench_free(Bench *b) {
 }
 
 int main(int argc, char **argv) {
-    Bench b = { .threads = threads_here(), .progress = isatty(2) };
+    Bench b = {.threads = threads_here(), .progress = isatty(2)};
     bool list = false;
     if (argc == 2 && !strcmp(argv[1], "--rss-child"))
         return rss_child();

@@ -9,8 +9,8 @@
 
 enum { HEADS = 8, CASES_MAX = 160 };
 
-static const char *const dtypes[] = { "f32", "f16", "bf16" };
-static const char *const masks[] = { "none", "causal" };
+static const char *const dtypes[] = {"f32", "f16", "bf16"};
+static const char *const masks[] = {"none", "causal"};
 
 /* The next case, or NULL when the filter leaves it out. */
 static Case *add(Bench *b, const char *group, const char *unit, Sample *sample,
@@ -20,10 +20,10 @@ static Case *add(Bench *b, const char *group, const char *unit, Sample *sample,
     snprintf(whole, sizeof whole, "%s/%s", group, name);
     if (b->ncase == CASES_MAX || (b->filter && !strstr(whole, b->filter)))
         return NULL;
-    *c = (Case){ .unit = unit,
-                 .sample = sample,
-                 .spec = ATTNC_SPEC_DEFAULT,
-                 .shape = ATTNC_SHAPE_DEFAULT };
+    *c = (Case){.unit = unit,
+                .sample = sample,
+                .spec = ATTNC_SPEC_DEFAULT,
+                .shape = ATTNC_SHAPE_DEFAULT};
     snprintf(c->group, sizeof c->group, "%s", group);
     snprintf(c->name, sizeof c->name, "%s", name);
     b->ncase++;
@@ -59,7 +59,7 @@ static void forward(Bench *b, int dtype, const int *lengths) {
 
 /* Rows of one head a multiple of 4 KiB apart, where caches have few sets. */
 static void strides(Bench *b) {
-    static const int heads[] = { 15, 16, 32 };
+    static const int heads[] = {15, 16, 32};
     for (int bnhd = 0; bnhd < 2; bnhd++)
         for (int i = 0; i < 3; i++) {
             char name[48];
@@ -80,8 +80,8 @@ static void strides(Bench *b) {
 static void decode(Bench *b) {
     static const struct {
         int dtype, heads, kv_heads;
-    } rows[] = { { 0, 8, 8 },  { 0, 32, 32 }, { 0, 32, 4 },
-                 { 1, 32, 4 }, { 2, 32, 4 },  { 1, 32, 32 } };
+    } rows[] = {{0, 8, 8},  {0, 32, 32}, {0, 32, 4},
+                {1, 32, 4}, {2, 32, 4},  {1, 32, 32}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         char name[48];
         snprintf(name, sizeof name, "%s d128 n16384 heads%d/%d",
@@ -102,9 +102,9 @@ static const struct Way {
     const char *name;
     Sample *flops, *us;
 } ways[] = {
-    { "naive loop", sample_naive_flops, sample_naive_us },
-    { "unfused, OpenBLAS", sample_unfused_flops, sample_unfused_us },
-    { "attnc", sample_flops, sample_us },
+    {"naive loop", sample_naive_flops, sample_naive_us},
+    {"unfused, OpenBLAS", sample_unfused_flops, sample_unfused_us},
+    {"attnc", sample_flops, sample_us},
 };
 enum { WAYS = sizeof ways / sizeof ways[0] };
 
@@ -153,14 +153,13 @@ static void around(Bench *b) {
         Sample *sample;
         int part;
     } rows[] = {
-        { "prepare", "cold, all of it", "ms", sample_cold, PART_COLD },
-        { "prepare", "cold: compiler, linker", "ms", sample_cold,
-          PART_COMPILE },
-        { "prepare", "cold: attnc's own part", "ms", sample_cold, PART_OWN },
-        { "prepare", "found on disk", "ms", sample_disk, 0 },
-        { "prepare", "found in memory", "ns", sample_memory_hit, 0 },
-        { "prepare", "attnc explain, a process", "ms", sample_explain, 0 },
-        { "memory", "beyond tensors, n65536 d64", "MiB", sample_rss, 0 },
+        {"prepare", "cold, all of it", "ms", sample_cold, PART_COLD},
+        {"prepare", "cold: compiler, linker", "ms", sample_cold, PART_COMPILE},
+        {"prepare", "cold: attnc's own part", "ms", sample_cold, PART_OWN},
+        {"prepare", "found on disk", "ms", sample_disk, 0},
+        {"prepare", "found in memory", "ns", sample_memory_hit, 0},
+        {"prepare", "attnc explain, a process", "ms", sample_explain, 0},
+        {"memory", "beyond tensors, n65536 d64", "MiB", sample_rss, 0},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         Case *c =
@@ -173,8 +172,8 @@ static void around(Bench *b) {
 }
 
 int cases_make(Bench *b) {
-    static const int lengths[] = { 1024, 2048, 4096, 8192, 0 };
-    static const int fewer[] = { 1024, 4096, 0 };
+    static const int lengths[] = {1024, 2048, 4096, 8192, 0};
+    static const int fewer[] = {1024, 4096, 0};
     b->cases = calloc(CASES_MAX, sizeof *b->cases);
     if (!b->cases)
         return -1;
@@ -206,8 +205,8 @@ int64_t case_bytes(const Case *c) {
 
 static attnc_tensor cut(const Case *c, char **at, int64_t heads, int64_t n) {
     int64_t d = c->spec.head_dim;
-    attnc_tensor t = { *at, heads * n * d, c->bnhd ? d : n * d,
-                       c->bnhd ? heads * d : d };
+    attnc_tensor t = {*at, heads * n * d, c->bnhd ? d : n * d,
+                      c->bnhd ? heads * d : d};
     int64_t bytes = elements(c, heads, n) * dtype_bytes(c->spec.dtype);
     *at += (bytes + PAGE - 1) / PAGE * PAGE;
     return t;

@@ -31,7 +31,7 @@ void on_threads(int threads, void (*fn)(void *arg, int i), void *arg) {
     Worker *w = calloc(threads, sizeof *w);
     int started = 0;
     for (int i = 1; w && i < threads; i++) {
-        w[i] = (Worker){ .fn = fn, .arg = arg, .i = i };
+        w[i] = (Worker){.fn = fn, .arg = arg, .i = i};
         if (pthread_create(&w[i].thread, NULL, work, &w[i]))
             break;
         started = i;
@@ -55,7 +55,7 @@ typedef double Loop(void);
 #define FMA_LOOP(name, bytes, isa)                                             \
     typedef float name##_vec __attribute__((vector_size(bytes)));              \
     isa static double name(void) {                                             \
-        name##_vec a[CHAINS], x = { 0 }, y = { 0 };                            \
+        name##_vec a[CHAINS], x = {0}, y = {0};                                \
         x += 0.999f;                                                           \
         y += 0.001f;                                                           \
         for (int i = 0; i < CHAINS; i++)                                       \
@@ -96,10 +96,10 @@ static const struct {
     Loop *loop;
 } fma_loops[] = {
 #if defined(__x86_64__)
-    { "avx512f", fma_avx512 },
-    { "avx2", fma_avx2 },
+    {"avx512f", fma_avx512},
+    {"avx2", fma_avx2},
 #endif
-    { "baseline", fma_baseline },
+    {"baseline", fma_baseline},
 };
 
 static int fma_best(void) {
@@ -139,7 +139,7 @@ static void run_until(void *arg, int i) {
 static double rate(int threads, Loop *loop) {
     loop(); /* wide units wake up */
     double now = seconds_now();
-    Race r = { .loop = loop, .start = now, .end = now + PEAK_MS / 1e3 };
+    Race r = {.loop = loop, .start = now, .end = now + PEAK_MS / 1e3};
     on_threads(threads, run_until, &r);
     return r.total / 1e9;
 }
@@ -171,14 +171,14 @@ static void read_share(void *arg, int i) {
     Reading *r = arg;
     size_t share = r->bytes / r->threads / sizeof(Line), part = share / 4;
     const Line *p = (const Line *)(const void *)r->data + share * i;
-    Line sum = { 0 };
+    Line sum = {0};
     for (size_t n = 0; n < part; n++)
         sum ^= p[n] ^ p[n + part] ^ p[n + 2 * part] ^ p[n + 3 * part];
     __asm__ volatile("" : : "m"(sum));
 }
 
 double peak_read(int threads, const void *data, size_t bytes) {
-    Reading r = { .data = data, .bytes = bytes, .threads = threads };
+    Reading r = {.data = data, .bytes = bytes, .threads = threads};
     double start = seconds_now();
     int times = 0;
     do {

@@ -80,7 +80,7 @@ def small(cases):
     plot = ", ".join(f"$d{i} using 1:2 with linespoints lw 2 pt 7 ps 0.6 "
                      f"title '{name}'" for i, (name, _) in enumerate(data))
     return [gnuplot("set title 'short sequences, 8 heads, d 64'\n"
-                    "set logscale xy\nset xlabel 'sequence length'\n"
+                    "set logscale x 2\nset logscale y\nset xlabel 'sequence length'\n"
                     f"set ylabel 'microseconds'\nplot {plot}\n", data)]
 
 
@@ -98,7 +98,7 @@ def bars(cases, title):
         "set boxwidth 0.7\nset style fill solid 0.6\nunset key\n"
         f"set xtics rotate by -35 ({tics})\n"
         "plot $d0 using 1:2 with boxes lc rgb '#4477aa', "
-        "$d0 using 1:2:3:4 with yerrorbars lc rgb '#222222' pt 0\n",
+        "$d0 using 1:2:3:4 with yerrorbars lc rgb '#222222' ps 0\n",
         [("", rows)])]
 
 

@@ -23,7 +23,7 @@ static int prepare_anew(const Bench *b, const Case *c, const char *dir,
         return say_error("context");
     int r = attnc_prepare(ctx, &c->spec, &c->shape, &plan);
     if (!r) {
-        *info = (attnc_plan_info){ .struct_size = sizeof *info };
+        *info = (attnc_plan_info){.struct_size = sizeof *info};
         r = attnc_plan_get_info(plan, info);
         attnc_plan_release(plan);
     }
@@ -85,8 +85,8 @@ static int run(char *const argv[], const char *out) {
 }
 
 double sample_explain(Bench *b, Case *c) {
-    char *argv[] = { b->attnc,   "explain", "--mask", "causal",
-                     "--seqlen", "4096",    NULL };
+    char *argv[] = {b->attnc,   "explain", "--mask", "causal",
+                    "--seqlen", "4096",    NULL};
     double start = seconds_now();
     if (run(argv, "/dev/null")) {
         fprintf(stderr, "attnc-bench: %s: cannot run %s\n", c->name, b->attnc);
@@ -116,9 +116,9 @@ int rss_child(void) {
         return 4;
     memset(data, 0, 4 * bytes);
     double before = peak_mib();
-    attnc_tensor *t[] = { &a.q, &a.k, &a.v, &a.o };
+    attnc_tensor *t[] = {&a.q, &a.k, &a.v, &a.o};
     for (int i = 0; i < 4; i++)
-        *t[i] = (attnc_tensor){ data + i * bytes, 0, 0, D };
+        *t[i] = (attnc_tensor){data + i * bytes, 0, 0, D};
     a.batch = a.heads = a.kv_heads = 1;
     a.seqlen_q = a.seqlen_k = N;
     spec.mask = ATTNC_MASK_CAUSAL;
@@ -132,7 +132,7 @@ int rss_child(void) {
 
 double sample_rss(Bench *b, Case *c) {
     char out[sizeof b->scratch + 8],
-        *argv[] = { "/proc/self/exe", "--rss-child", NULL };
+        *argv[] = {"/proc/self/exe", "--rss-child", NULL};
     double mib = -1;
     snprintf(out, sizeof out, "%s/rss", b->scratch);
     int status = run(argv, out);

@@ -9,17 +9,17 @@
 static const struct {
     const char *group, *title;
 } groups[] = {
-    { "forward", "Forward, 8 heads, useful operations; share of the rate" },
-    { "strides", "Forward, rows of one head so many bytes apart" },
-    { "decode", "One query, 16384 keys; share of reading K and V" },
-    { "small", "Short, 8 heads, d 64; so many times the best rival's speed" },
-    { "peers", "Other ways to the same result" },
-    { "prepare", "Before the first launch" },
-    { "memory", "Peak of a process beyond its tensors" },
+    {"forward", "Forward, 8 heads, useful operations; share of the rate"},
+    {"strides", "Forward, rows of one head so many bytes apart"},
+    {"decode", "One query, 16384 keys; share of reading K and V"},
+    {"small", "Short, 8 heads, d 64; so many times the best rival's speed"},
+    {"peers", "Other ways to the same result"},
+    {"prepare", "Before the first launch"},
+    {"memory", "Peak of a process beyond its tensors"},
 };
 enum { GROUPS = sizeof groups / sizeof groups[0] };
 
-static const char *const peak_names[] = { "", "FMA", "bf16 dot", "read" };
+static const char *const peak_names[] = {"", "FMA", "bf16 dot", "read"};
 
 /* ---- the machine ------------------------------------------------------- */
 
@@ -43,9 +43,9 @@ static void cpu_name(char *out, size_t n) {
 }
 
 static Machine machine(const Bench *b) {
-    Machine m = { .ghz = clock_ghz(),
-                  .fma = peak_fma(b->threads),
-                  .bf16 = peak_bf16(b->threads) };
+    Machine m = {.ghz = clock_ghz(),
+                 .fma = peak_fma(b->threads),
+                 .bf16 = peak_bf16(b->threads)};
     time_t now = time(NULL);
     struct tm tm;
     cpu_name(m.cpu, sizeof m.cpu);
