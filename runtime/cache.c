@@ -63,8 +63,7 @@ int cache_open(const CacheOptions *o, Cache **out, Err *e) {
     c->log = o->log;
     c->log_user = o->log_user;
     atomic_flag_clear(&c->warned);
-    if (!o->dir || o->dir[0])
-        cache_dir_open(c, o->dir);
+    cache_dir_open(c, o->dir);
     if (c->fd >= 0 && !c->readonly)
         cache_sweep(c);
     return ATTNC_OK;

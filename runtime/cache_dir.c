@@ -69,16 +69,14 @@ static char *home_dir(void) {
     return strdup(found->pw_dir);
 }
 
-/* The directory asked for: the option, ATTNC_CACHE_DIR, XDG, the home. The
- * part of it up to *must_exist characters is never created: a home that is
- * not there must not be invented. Relative XDG paths are ignored, as its
- * specification says. */
-static char *choose(const char *option, size_t *must_exist) {
+/* The directory asked for: by name, by XDG, in the home. The part of it up to
+ * *must_exist characters is never created: a home that is not there must not
+ * be invented. Relative XDG paths are ignored, as its specification says. */
+static char *choose(const char *named, size_t *must_exist) {
     *must_exist = 0;
-    const char *named = option ? option : secure_getenv("ATTNC_CACHE_DIR");
     if (named && named[0] == '/')
         return strdup(named);
-    if (named && named[0]) {
+    if (named) {
         char cwd[PATH_MAX];
         char *base = getcwd(cwd, sizeof cwd) ? join(cwd, "/") : NULL;
         char *path = base ? join(base, named) : NULL;
@@ -262,7 +260,7 @@ static bool open_format(Cache *c, int leaf, char why[WHY]) {
 
 /* The path asked for, made when it may be; NULL, or a path with the reason in
  * why, when it cannot be used. */
-static char *wanted(Cache *c, const char *option, char why[WHY]) {
+static char *wanted(Cache *c, const char *named, char why[WHY]) {
     /* With borrowed rights the environment, and what it leads to, is the
      * choice of somebody else. */
     if (getuid() != geteuid() || getgid() != getegid()) {
@@ -270,7 +268,7 @@ static char *wanted(Cache *c, const char *option, char why[WHY]) {
         return NULL;
     }
     size_t must_exist;
-    char *path = choose(option, &must_exist);
+    char *path = choose(named, &must_exist);
     if (!path) {
         snprintf(why, WHY, "no home directory");
         return NULL;
@@ -285,7 +283,10 @@ static char *wanted(Cache *c, const char *option, char why[WHY]) {
 
 void cache_dir_open(Cache *c, const char *option) {
     char why[WHY] = "";
-    char *path = wanted(c, option, why);
+    const char *named = option ? option : secure_getenv("ATTNC_CACHE_DIR");
+    if (named && !named[0])
+        return; /* asked for: no disk */
+    char *path = wanted(c, named, why);
     int leaf = path && !why[0] ? open_leaf(path, why) : -1;
     c->path = path;
     if (leaf < 0 || !open_format(c, leaf, why)) {

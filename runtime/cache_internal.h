@@ -64,8 +64,9 @@ enum load cache_file_decode(const Blob *file, const CacheKey *k,
 
 /* ---- cache_dir.c ------------------------------------------------------- */
 
-/* Chooses, creates, checks and opens the directory: fills path, fd, readonly
- * and locks, or warns and leaves the cache in memory only. */
+/* Chooses (option, ATTNC_CACHE_DIR, XDG_CACHE_HOME/attnc, ~/.cache/attnc),
+ * creates, checks and opens the directory: fills path, fd, readonly and locks,
+ * or warns and leaves the cache in memory only. "" asks for just that. */
 void cache_dir_open(Cache *c, const char *option);
 /* Opens directory `name` in `at`, made first when `create`; -1 with errno.
  * Refuses links and what others could write (EPERM). */

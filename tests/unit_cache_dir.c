@@ -55,7 +55,7 @@ static void the_directory_is_the_first_that_is_named(void **state) {
     assert_string_equal(used(path_of("%s/o/p", top), &log),
                         path_of("%s/o/p", top));
     assert_string_equal(used(NULL, &log), a);
-    setenv("ATTNC_CACHE_DIR", "", 1);
+    unsetenv("ATTNC_CACHE_DIR");
     assert_string_equal(used(NULL, &log), path_of("%s/attnc", b));
     setenv("XDG_CACHE_HOME", "relative", 1);
     assert_string_equal(used(NULL, &log), path_of("%s/.cache/attnc", h));
@@ -63,6 +63,15 @@ static void the_directory_is_the_first_that_is_named(void **state) {
     assert_int_equal(mode_of(path_of("%s/o", top)), 0700);
     assert_int_equal(mode_of(path_of("%s/o/p/v1/tmp", top)), 0700);
     assert_int_equal(mode_of(file_of(path_of("%s/o/p", top), 1)), 0600);
+}
+
+static void an_empty_name_asks_for_no_disk(void **state) {
+    Log log = { 0 };
+    environment("ATTNC_CACHE_DIR", "", "HOME", (char *)*state, NULL);
+    Cache *c = open_at(NULL, &log);
+    assert_null(cache_dir(c));
+    assert_int_equal(log.warnings + log.infos, 0);
+    cache_close(c);
 }
 
 static void a_relative_directory_stays_the_same_one(void **state) {
@@ -417,6 +426,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
         T(the_directory_is_the_first_that_is_named),
+        T(an_empty_name_asks_for_no_disk),
         T(a_relative_directory_stays_the_same_one),
         T(a_home_that_is_missing_is_not_invented),
         T(without_HOME_the_user_database_is_asked),
