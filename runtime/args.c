@@ -22,9 +22,9 @@ int args_check_sizes(const attnc_args *a, Err *e) {
     };
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         if (sizes[i].value < sizes[i].low || sizes[i].value > LENGTH_MAX)
-            REFUSE(sizes[i].name, "%s is %lld; accepted: %lld..%d",
-                   sizes[i].name, (long long)sizes[i].value,
-                   (long long)sizes[i].low, LENGTH_MAX);
+            REFUSE(sizes[i].name, "%lld is out of range; accepted: %lld..%d",
+                   (long long)sizes[i].value, (long long)sizes[i].low,
+                   LENGTH_MAX);
     if (a->heads % a->kv_heads)
         REFUSE("kv_heads", "heads = %lld is not a multiple of kv_heads = %lld",
                (long long)a->heads, (long long)a->kv_heads);
@@ -68,16 +68,16 @@ static int check_tensor(const Plan *p, const View *v, int64_t batch, Err *e) {
     if (v->empty)
         return 0;
     if (!v->t->data)
-        REFUSE(v->name, "%s.data is NULL", v->name);
+        REFUSE(v->name, "data is NULL");
     if (!reaches(v, batch, bytes))
-        REFUSE(v->name, "strides of %s (%lld, %lld, %lld) reach beyond 62 bits",
-               v->name, (long long)v->t->stride_b, (long long)v->t->stride_h,
+        REFUSE(v->name, "strides %lld, %lld, %lld reach beyond 62 bits",
+               (long long)v->t->stride_b, (long long)v->t->stride_h,
                (long long)v->t->stride_n);
     if (!aligned(v, batch, bytes))
         return err_set(e, ATTNC_E_PROMISE, "launch", v->name,
-                       "align_%s = %lld is promised, but a row of %s starts "
-                       "elsewhere (address %p, strides %lld, %lld, %lld)",
-                       v->name, (long long)v->align, v->name, v->t->data,
+                       "align_%s = %lld is promised, but a row starts elsewhere "
+                       "(address %p, strides %lld, %lld, %lld)",
+                       v->name, (long long)v->align, v->t->data,
                        (long long)v->t->stride_b, (long long)v->t->stride_h,
                        (long long)v->t->stride_n);
     return 0;
@@ -95,7 +95,7 @@ static int check_output(const View *o, int64_t batch, Err *e) {
     for (int i = 0; i < 3; i++) {
         int64_t s = dims[i].stride < 0 ? -dims[i].stride : dims[i].stride;
         if (!o->empty && dims[i].n > 1 && s < o->dim)
-            REFUSE("o", "o.%s is %lld: rows of %lld elements would overlap",
+            REFUSE("o", "%s is %lld: rows of %lld elements would overlap",
                    dims[i].name, (long long)dims[i].stride,
                    (long long)o->dim);
     }
@@ -124,14 +124,14 @@ static int check_tensors(const Plan *p, const attnc_args *a, Err *e) {
 static int check_cu_seqlens(const char *name, const int32_t *cu, int64_t batch,
                             int64_t max, Err *e) {
     if (cu[0] != 0)
-        REFUSE(name, "%s[0] is %d; accepted: 0", name, cu[0]);
+        REFUSE(name, "[0] is %d; accepted: 0", cu[0]);
     for (int64_t b = 0; b < batch; b++) {
         int64_t n = (int64_t)cu[b + 1] - cu[b];
         if (n < 0 || n > max)
             REFUSE(name,
-                   "%s: sequence %lld has %lld rows; accepted: 0..%lld "
+                   "sequence %lld has %lld rows; accepted: 0..%lld "
                    "(seqlen_%c)",
-                   name, (long long)b, (long long)n, (long long)max,
+                   (long long)b, (long long)n, (long long)max,
                    name[strlen(name) - 1]);
     }
     return 0;
@@ -149,12 +149,12 @@ static int check_lengths(const Plan *p, const attnc_args *a, Err *e) {
                  {"cu_seqlens_k", "varlen", a->cu_seqlens_k, s->varlen}};
     for (int i = 0; i < 3; i++)
         if (!lists[i].given != !lists[i].wanted)
-            REFUSE(lists[i].name, "%s is %s, but the spec says %s=%d",
-                   lists[i].name, lists[i].given ? "given" : "NULL",
+            REFUSE(lists[i].name, "%s, but the spec says %s=%d",
+                   lists[i].given ? "given" : "NULL",
                    lists[i].field, lists[i].wanted);
     for (int64_t b = 0; s->lens_k && b < a->batch; b++)
         if (a->lens_k[b] < 0 || a->lens_k[b] > a->seqlen_k)
-            REFUSE("lens_k", "lens_k[%lld] is %d; accepted: 0..%lld",
+            REFUSE("lens_k", "[%lld] is %d; accepted: 0..%lld",
                    (long long)b, a->lens_k[b], (long long)a->seqlen_k);
     if (!s->varlen)
         return 0;
@@ -168,7 +168,7 @@ static int check_lengths(const Plan *p, const attnc_args *a, Err *e) {
 static int broken(const char *promise, int64_t promised, const char *what,
                   int64_t value, Err *e) {
     return err_set(e, ATTNC_E_PROMISE, "launch", promise,
-                   "%s = %lld is promised, but %s is %lld", promise,
+                   "%lld is promised, but %s is %lld",
                    (long long)promised, what, (long long)value);
 }
 
@@ -207,37 +207,36 @@ static int check_mask(const attnc_spec *s, const attnc_args *a, Err *e) {
                    {"mask_prefix", a->mask_prefix, ATTNC_MASK_PREFIX}};
     for (int i = 0; i < 3; i++) {
         if (numbers[i].value < 0)
-            REFUSE(numbers[i].name, "%s is %lld; accepted: 0 and more",
-                   numbers[i].name, (long long)numbers[i].value);
+            REFUSE(numbers[i].name, "%lld is negative; accepted: 0 and more",
+                   (long long)numbers[i].value);
         if (numbers[i].value && s->mask != numbers[i].mask)
-            REFUSE(numbers[i].name, "%s is %lld, but the spec says mask=%s",
-                   numbers[i].name, (long long)numbers[i].value,
+            REFUSE(numbers[i].name, "%lld, but the spec says mask=%s",
+                   (long long)numbers[i].value,
                    spec_spelling(s, "mask"));
     }
     if (a->mask_offset_mode < ATTNC_OFFSET_INT ||
         a->mask_offset_mode > ATTNC_OFFSET_LEN)
-        REFUSE("mask_offset_mode", "mask_offset_mode is %d; accepted: %d..%d",
+        REFUSE("mask_offset_mode", "%d is none of %d..%d",
                a->mask_offset_mode, ATTNC_OFFSET_INT, ATTNC_OFFSET_LEN);
     if (a->mask_offset_mode == ATTNC_OFFSET_LEN && !s->lens_k)
-        REFUSE("mask_offset_mode", "ATTNC_OFFSET_LEN needs a spec with "
-                                   "lens_k=1");
+        REFUSE("mask_offset_mode", "ATTNC_OFFSET_LEN needs a spec with lens_k=1");
     return 0;
 }
 
 /* Arguments of the score. */
 static int check_score(const attnc_spec *s, const attnc_args *a, Err *e) {
     if (isinf(a->scale))
-        REFUSE("scale", "scale is infinite; NaN means 1/sqrt(head_dim)");
+        REFUSE("scale", "infinite; accepted: finite, or NaN for 1/sqrt(head_dim)");
     if (s->softcap && !(a->softcap > 0 && isfinite(a->softcap)))
-        REFUSE("softcap", "softcap is %g; accepted: a finite number > 0",
+        REFUSE("softcap", "%g; accepted: a finite number > 0",
                (double)a->softcap);
     if (!s->softcap && a->softcap != 0)
-        REFUSE("softcap", "softcap is %g, but the spec says softcap=0",
+        REFUSE("softcap", "%g, but the spec says softcap=0",
                (double)a->softcap);
     if (!s->alibi && a->slopes)
-        REFUSE("slopes", "slopes is given, but the spec says alibi=0");
+        REFUSE("slopes", "given, but the spec says alibi=0");
     if (!s->sink != !a->sink)
-        REFUSE("sink", "sink is %s, but the spec says sink=%d",
+        REFUSE("sink", "%s, but the spec says sink=%d",
                a->sink ? "given" : "NULL", s->sink);
     return 0;
 }

@@ -6,6 +6,11 @@
 
 #include "runtime.h"
 
+static void kind(const Plan *p, Str *out) {
+    str_addf(out, "shared object;");
+    compile_options(p->device.arch, out);
+}
+
 static int compile(attnc_context *c, const Plan *p, const Source *s, Blob *out,
                    char compiler[96], Str *log, Err *e) {
     const CompileJob job = {
@@ -107,8 +112,8 @@ static int run_step(attnc_context *c, const Step *s, Job *j, Err *e) {
         pool_for(c->pool, j->count, run_item, j);
     if (atomic_load(&j->misuse))
         return err_set(e, ATTNC_E_LAUNCH, "launch", "parallel_for",
-                       "parallel_for called step %s with an item outside "
-                       "0..%lld or a worker outside 0..%d",
+                       "called step %s with an item outside 0..%lld or a "
+                       "worker outside 0..%d",
                        role_name(s->role), (long long)j->count - 1,
                        j->workers - 1);
     return 0;
@@ -127,12 +132,11 @@ static int check_workspace(const attnc_args *a, const Layout *l, Err *e) {
         return 0;
     if (!a->workspace || (uintptr_t)a->workspace % 64)
         return err_set(e, ATTNC_E_WORKSPACE, "launch", "workspace",
-                       "workspace is %p; accepted: %lld bytes at a multiple "
-                       "of 64",
+                       "%p; accepted: %lld bytes at a multiple of 64",
                        a->workspace, (long long)l->total);
     if (a->workspace_bytes < (size_t)l->total)
         return err_set(e, ATTNC_E_WORKSPACE, "launch", "workspace_bytes",
-                       "workspace_bytes is %zu; this launch needs %lld",
+                       "%zu; this launch needs %lld",
                        a->workspace_bytes, (long long)l->total);
     return 0;
 }
@@ -143,7 +147,7 @@ static int launch(attnc_context *c, const Plan *p, const Kernel *k,
     Layout l;
     if (stream)
         return err_set(e, ATTNC_E_REQUEST, "launch", "stream",
-                       "stream is given, but %s is a CPU target: pass NULL",
+                       "given, but %s is a CPU target; accepted: NULL",
                        p->device.arch);
     if (!k->entry[0])
         return err_set(e, ATTNC_E_MISSING, "launch", "target",
@@ -173,4 +177,4 @@ static int launch(attnc_context *c, const Plan *p, const Kernel *k,
     return 0;
 }
 
-const Backend backend_cpu = {"cpu", compile, load, launch, unload};
+const Backend backend_cpu = {"cpu", kind, compile, load, launch, unload};

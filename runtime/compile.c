@@ -51,6 +51,9 @@ static const char *const flags_all[] = {
     "-w",
 };
 
+/* gcc's -O1 leaves vector selects and loops in pieces. */
+static const char level_clang[] = "-O1", level_gcc[] = "-O2";
+
 /* At the end of each source: the object says who compiled it, which saves a
  * child that asks for the version. */
 static const char marker_source[] =
@@ -263,8 +266,7 @@ static int compile_object(Work *w, Str *log, Err *e) {
         arg(w, flags_all[i]);
     for (int i = 0; w->arch->flags[i]; i++)
         arg(w, w->arch->flags[i]);
-    /* gcc's -O1 leaves vector selects and loops in pieces. */
-    arg(w, c->clang ? "-O1" : "-O2");
+    arg(w, c->clang ? level_clang : level_gcc);
     arg(w, "-c");
     arg(w, w->source);
     arg(w, "-o");
@@ -323,6 +325,15 @@ static const struct Arch *arch_find(const char *name) {
         if (!strcmp(arches[i].name, name))
             return &arches[i];
     return NULL;
+}
+
+void compile_options(const char *arch, Str *out) {
+    const struct Arch *a = arch_find(arch);
+    for (size_t i = 0; i < sizeof flags_all / sizeof flags_all[0]; i++)
+        str_addf(out, " %s", flags_all[i]);
+    for (int i = 0; a && a->flags[i]; i++)
+        str_addf(out, " %s", a->flags[i]);
+    str_addf(out, " clang %s gcc %s", level_clang, level_gcc);
 }
 
 int compile_cpu(const CompileJob *j, Blob *out, char version[96], Str *log,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What went wrong last in each thread, the sentences of the statuses, the log
- * callback, and the reading of open structs. */
+ * What went wrong last in each thread, the sentences of the statuses, and the log
+ * callback. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,25 +109,6 @@ const char *attnc_status_text(int status) {
 int attnc_version(void) {
     return ATTNC_VERSION_MAJOR * 10000 + ATTNC_VERSION_MINOR * 100 +
            ATTNC_VERSION_PATCH;
-}
-
-int struct_take(void *to, size_t size, const void *from, const char *name,
-                Err *e) {
-    size_t known;
-    memcpy(&known, from, sizeof known);
-    if (known < sizeof known || known > 65536)
-        return err_set(e, ATTNC_E_REQUEST, "api", name,
-                       "%s.struct_size is %zu; set it to sizeof(%s)", name,
-                       known, name);
-    const char *tail = from;
-    for (size_t i = size; i < known; i++)
-        if (tail[i])
-            return err_set(e, ATTNC_E_REQUEST, "api", name,
-                           "%s sets fields that this version (%d) lacks; it "
-                           "knows %zu bytes of the %zu given",
-                           name, attnc_version(), size, known);
-    memcpy(to, from, known < size ? known : size);
-    return 0;
 }
 
 void context_log(const attnc_context *c, int level, const char *fmt, ...) {

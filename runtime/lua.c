@@ -27,7 +27,7 @@ static const char *const sonames[] = {
 
 static LuaApi api;
 static int state; /* 0 not looked for, 1 found */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static Lock lock = {PTHREAD_MUTEX_INITIALIZER, 0};
 
 /* Fills the table; false: a function is missing. */
 static bool fill(void *lib) {
@@ -52,11 +52,11 @@ static bool find(void) {
 }
 
 const struct LuaApi *lua_find(Err *e) {
-    pthread_mutex_lock(&lock);
+    lock_take(&lock);
     if (!state && find())
         state = 1;
     bool found = state;
-    pthread_mutex_unlock(&lock);
+    lock_give(&lock);
     if (found)
         return &api;
     err_set(e, ATTNC_E_MISSING, "lua", NULL,

@@ -19,30 +19,12 @@ enum {
 enum module_state { MAKING, READY, FAILED };
 
 struct PlanTable {
-    pthread_mutex_t lock;
+    Lock lock;
     pthread_cond_t made; /* a module is ready or failed */
-    unsigned forks;      /* fork_count() when lock and cond were set up */
     int plans;
-    uint64_t serial;
     attnc_plan *plan[CHAINS];
     Module *module[CHAINS];
 };
-
-/* ---- forks -------------------------------------------------------------- */
-
-static atomic_uint forks;
-
-static void count_fork(void) {
-    atomic_fetch_add(&forks, 1);
-}
-
-__attribute__((constructor)) static void watch_forks(void) {
-    pthread_atfork(NULL, NULL, count_fork);
-}
-
-unsigned fork_count(void) {
-    return atomic_load_explicit(&forks, memory_order_relaxed);
-}
 
 /* ---- modules ------------------------------------------------------------ */
 
@@ -70,9 +52,7 @@ static void module_unlink(PlanTable *t, Module *m) {
 
 /* In a forked child nobody goes on making what the parent's threads began. */
 static void after_fork(PlanTable *t) {
-    pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->made, NULL);
-    t->forks = fork_count();
     for (int i = 0; i < CHAINS; i++)
         for (Module **p = &t->module[i]; *p;)
             if ((*p)->state == MAKING)
@@ -81,16 +61,13 @@ static void after_fork(PlanTable *t) {
                 p = &(*p)->next;
 }
 
-/* The first thread of a child to come here resets the lock: a child starts
- * with one thread. */
 static void table_lock(PlanTable *t) {
-    if (t->forks != fork_count())
+    if (lock_take(&t->lock))
         after_fork(t);
-    pthread_mutex_lock(&t->lock);
 }
 
 static void table_unlock(PlanTable *t) {
-    pthread_mutex_unlock(&t->lock);
+    lock_give(&t->lock);
 }
 
 static Module *module_find(PlanTable *t, const CacheKey *key) {
@@ -129,7 +106,7 @@ Module *module_claim(PlanTable *t, const CacheKey *key, bool *mine, Str *log,
     if (m) {
         m->users++;
         while (m->state == MAKING)
-            pthread_cond_wait(&t->made, &t->lock);
+            pthread_cond_wait(&t->made, &t->lock.mutex);
         if (m->state == FAILED) {
             *e = m->err;
             if (m->log)
@@ -229,7 +206,6 @@ attnc_plan *table_enter(PlanTable *t, attnc_plan *plan) {
             dropped = plans_unlink(t, false);
         attnc_plan **chain = &t->plan[plan->hash % CHAINS];
         atomic_fetch_add(&plan->refs, 1); /* the table's */
-        plan->serial = ++t->serial;
         plan->next = *chain;
         *chain = plan;
         t->plans++;
@@ -246,9 +222,8 @@ PlanTable *table_create(void) {
     PlanTable *t = calloc(1, sizeof *t);
     if (!t)
         return NULL;
-    pthread_mutex_init(&t->lock, NULL);
+    lock_init(&t->lock);
     pthread_cond_init(&t->made, NULL);
-    t->forks = fork_count();
     return t;
 }
 
@@ -263,6 +238,6 @@ void table_destroy(PlanTable *t) {
     if (!t)
         return;
     pthread_cond_destroy(&t->made);
-    pthread_mutex_destroy(&t->lock);
+    pthread_mutex_destroy(&t->lock.mutex);
     free(t);
 }

@@ -14,13 +14,24 @@
 /* Makes *e the calling thread's last error and returns its code. hint may be
  * NULL: the usual one of its stage. log may be NULL. */
 int error_publish(const Err *e, const char *hint, const char *log);
-/* Copies an open struct of a caller who may know fewer fields: the caller's
- * first struct_size bytes over *to, which holds the defaults. */
-int struct_take(void *to, size_t size, const void *from, const char *name,
-                Err *e);
 /* One formatted line to the context's log callback, if there is one. */
 void context_log(const attnc_context *c, int level, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* ---- fork.c ------------------------------------------------------------ */
+
+/* Counts the forks that made this process. */
+unsigned fork_count(void);
+/* A mutex that works in a forked child even when another thread of the parent
+ * had it. lock_take returns true the first time in such a child: what it
+ * guards may be half done. */
+typedef struct Lock {
+    pthread_mutex_t mutex;
+    unsigned forks;
+} Lock;
+void lock_init(Lock *l);
+bool lock_take(Lock *l);
+void lock_give(Lock *l);
 
 /* ---- blobs and kernels ------------------------------------------------- */
 
@@ -45,6 +56,8 @@ typedef struct Kernel {
 /* One way to compile, load and run a module. */
 typedef struct Backend {
     const char *name; /* cpu | cuda | emulated */
+    /* Form of the binary and compiler options: part of the cache key. */
+    void (*kind)(const Plan *p, Str *out);
     /* Source -> binary. *log: whole compiler output (owned by the caller). */
     int (*compile)(attnc_context *c, const Plan *p, const Source *s, Blob *out,
                    char compiler[96], Str *log, Err *e);
@@ -66,6 +79,16 @@ int probe_cpu(const char *dir, Device *d, Err *e);
 bool probe_runs(const char *arch);
 /* "auto", "cpu", ARCH, DEVICE with optional "@k=v,.." -> *d. */
 int probe_target(const char *target, const char *dir, Device *d, Err *e);
+
+/* The same, but a measurement is not kept. */
+int probe_readonly(const char *target, const char *dir, Device *d, Err *e);
+/* How many CPUs this process may use. */
+int probe_cpus(void);
+
+/* ---- measure.c --------------------------------------------------------- */
+
+double measure_clock_ghz(void);
+double measure_dram_gbs(int cpus); /* 0: no memory for it */
 
 /* ---- lua.c: the Lua library, dlopen'ed --------------------------------- */
 
@@ -98,6 +121,9 @@ typedef struct CompileJob {
 /* version: of the compiler, as the object itself says. *log: whole output. */
 int compile_cpu(const CompileJob *j, Blob *out, char version[96], Str *log,
                 Err *e);
+
+/* The options for an arch, as text. */
+void compile_options(const char *arch, Str *out);
 
 /* ---- child.c ----------------------------------------------------------- */
 
@@ -260,7 +286,6 @@ typedef struct Module {
     CacheKey key;
     Kernel kernel;
     int state, users;   /* plans.c */
-    double compile_ms;
     Err err;            /* when it could not be made: for those who wait */
     char *log;
     struct Module *next;
@@ -285,9 +310,6 @@ Module *module_claim(PlanTable *t, const CacheKey *key, bool *mine, Str *log,
  * and then forgotten (the module is gone). */
 void module_done(PlanTable *t, Module *m, const Err *e, const Str *log);
 void module_release(PlanTable *t, Module *m);
-/* Counts the forks that made this process. */
-unsigned fork_count(void);
-
 /* ---- context.c, api.c -------------------------------------------------- */
 
 struct attnc_context {
@@ -304,18 +326,25 @@ struct attnc_context {
     atomic_bool announced;  /* that there is none */
     void *spare;            /* workspace kept between calls of attnc_run */
     size_t spare_bytes;
-    pthread_mutex_t lock;   /* of spare and compiler */
+    Lock lock;              /* of spare and compiler */
     atomic_int refs;        /* context handle + live plans */
 };
+
+/* How a prepare went: what attnc_plan_get_info tells. */
+typedef struct Outcome {
+    uint64_t serial; /* of the plan */
+    enum origin from;
+    double prepare_ms, compile_ms;
+} Outcome;
 
 struct attnc_plan {
     attnc_context *ctx;
     Plan plan;
     Module *module;
     Request request;
-    uint64_t hash, serial;
+    uint64_t hash;
     atomic_int refs;        /* its holders, and the table */
-    double compile_ms;
+    Outcome made;
     char *text;
     attnc_plan *next;       /* in its chain of the table */
 };

@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * attnc_prepare, the map of the program, and what is told of a plan. */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "runtime.h"
+
+/* A process waits this long for another's build of the same kernel, then
+ * builds it too: the lock saves work, no more. */
+enum { LOCK_MS = 60000 };
+
+/* One prepare on its way. */
+typedef struct Run {
+    attnc_context *c;
+    attnc_plan *plan;
+    Str identity, log;
+    CacheKey key;
+    Outcome out;
+    Err e;
+} Run;
+
+static double now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+static int no_memory(Err *e) {
+    return err_set(e, ATTNC_E_MEMORY, "prepare", NULL, "no memory");
+}
+
+/* ---- kernels: disk or compiler ------------------------------------------ */
+
+static int load(Run *r, const Blob *b, const char *compiler, Kernel *k) {
+    memcpy(k->compiler, compiler, strnlen(compiler, sizeof k->compiler - 1));
+    return r->c->backend->load(r->c, &r->plan->plan, b, k, &r->e);
+}
+
+/* true: the module is loaded from the disk cache. An entry that does not
+ * load is a miss. */
+static bool from_disk(Run *r, Module *m) {
+    CacheEntry entry;
+    if (!cache_find(r->c->cache, &r->key, r->identity.text, &entry))
+        return false;
+    bool loaded = load(r, &entry.binary, entry.compiler, &m->kernel) == 0;
+    cache_entry_free(&entry);
+    if (loaded) {
+        r->out.from = ORIGIN_DISK;
+        return true;
+    }
+    context_log(r->c, ATTNC_LOG_WARNING, "cached kernel not used: %s",
+                r->e.text);
+    r->c->backend->free(&m->kernel);
+    r->e = (Err){0};
+    return false;
+}
+
+static void publish(Run *r, const Blob *b, char *compiler) {
+    Str text = {0};
+    plan_print(&r->plan->plan, &text);
+    if (!text.bad)
+        cache_put(r->c->cache, &r->key, &(CacheEntry){
+            .identity = r->identity.text,
+            .compiler = compiler,
+            .log = r->log.text ? r->log.text : "",
+            .plan = text.text,
+            .binary = *b,
+            .created = time(NULL),
+            .compile_ms = r->out.compile_ms,
+        });
+    str_free(&text);
+}
+
+static int emit(Run *r, Source *source) {
+    const struct LuaApi *lua = lua_find(&r->e);
+    if (!lua)
+        return r->e.code;
+    return emit_cpu(&r->plan->plan, r->c->templates, lua, source, &r->e);
+}
+
+static int from_source(Run *r, Module *m) {
+    char compiler[sizeof m->kernel.compiler] = "";
+    Source source = {0};
+    Blob binary = {0};
+    int rc = emit(r, &source);
+    double start = now_ms();
+    rc = rc ? rc : r->c->backend->compile(r->c, &r->plan->plan, &source,
+                                          &binary, compiler, &r->log, &r->e);
+    r->out.compile_ms = now_ms() - start;
+    r->out.from = ORIGIN_MISS;
+    if (!rc) {
+        publish(r, &binary, compiler);
+        rc = load(r, &binary, compiler, &m->kernel);
+    }
+    source_free(&source);
+    free(binary.data);
+    return rc;
+}
+
+/* Why there will be no compiling; 0: it may go on. */
+static int check_compiler(Run *r) {
+    if (r->c->options.no_compile)
+        return err_set(&r->e, ATTNC_E_NOT_CACHED, "cache", NULL,
+                       "no kernel for this spec, and compiling is off");
+    if (!context_compiler(r->c))
+        return err_set(&r->e, ATTNC_E_MISSING, "compile", NULL,
+                       "no compiler found (looked for %s)",
+                       r->c->options.compilers ? r->c->options.compilers
+                                               : "clang-N, clang, gcc");
+    return 0;
+}
+
+static int module_make(Run *r, Module *m) {
+    if (r->plan->plan.step[0].tile.family == TILE_builtin) {
+        m->kernel = (Kernel){.backend = &backend_cpu,
+                             .entry = {(void *)builtin_fwd},
+                             .compiler = "builtin"};
+        r->out.from = ORIGIN_MISS;
+        return 0;
+    }
+    if (from_disk(r, m))
+        return 0;
+    if (check_compiler(r))
+        return r->e.code;
+    int token = cache_lock(r->c->cache, &r->key, LOCK_MS);
+    int rc = token >= 0 && from_disk(r, m) ? 0 : from_source(r, m);
+    if (token >= 0)
+        cache_unlock(r->c->cache, token);
+    return rc;
+}
+
+/* ---- a plan with its module --------------------------------------------- */
+
+/* One thread makes a module, the others wait for it. */
+static int find_module(Run *r) {
+    bool mine;
+    Str kind = {0};
+    r->identity.len = 0;
+    plan_identity(&r->plan->plan, &r->identity);
+    r->c->backend->kind(&r->plan->plan, &kind);
+    bool bad = r->identity.bad || kind.bad;
+    if (!bad)
+        cache_key(r->identity.text, r->c->templates->hash, kind.text, &r->key);
+    str_free(&kind);
+    if (bad)
+        return no_memory(&r->e);
+    Module *m = module_claim(r->c->plans, &r->key, &mine, &r->log, &r->e);
+    if (mine) {
+        module_make(r, m);
+        module_done(r->c->plans, m, &r->e, &r->log);
+    }
+    if (!r->e.code)
+        r->plan->module = m;
+    return r->e.code;
+}
+
+static int choose(Run *r, const attnc_spec *s, const attnc_shape *h,
+                  bool builtin) {
+    const Pins pins = {.tile = *r->plan->request.tile ? r->plan->request.tile
+                                                      : NULL,
+                       .builtin = builtin};
+    int rc = plan_choose(s, h, &r->c->device, &pins, &r->plan->plan, &r->e);
+    if (!rc && !r->c->backend)
+        rc = err_set(&r->e, ATTNC_E_MISSING, "prepare", "target",
+                     "this version cannot compile for %s; nearest: cpu",
+                     r->c->device.arch);
+    return rc ? rc : find_module(r);
+}
+
+/* The built-in kernel serves when nothing else can, and is announced. */
+static bool may_use_builtin(Run *r) {
+    return r->e.code == ATTNC_E_MISSING && !strcmp(r->e.stage, "compile") &&
+           !context_compiler(r->c) && !*r->plan->request.tile &&
+           probe_runs(r->c->device.arch);
+}
+
+static int choose_builtin(Run *r, const attnc_spec *s, const attnc_shape *h) {
+    if (!atomic_exchange(&r->c->announced, true))
+        context_log(r->c, ATTNC_LOG_WARNING,
+                    "%s: using the built-in kernel, which is slower",
+                    r->e.text[0] ? r->e.text : "compiling is switched off");
+    r->e = (Err){0};
+    return choose(r, s, h, true);
+}
+
+static attnc_plan *plan_new(attnc_context *c, const Request *request) {
+    static atomic_ullong serial;
+    attnc_plan *p = calloc(1, sizeof *p);
+    if (!p)
+        return NULL;
+    p->ctx = c;
+    p->request = *request;
+    p->made.serial = atomic_fetch_add(&serial, 1) + 1;
+    atomic_init(&p->refs, 1);
+    atomic_fetch_add(&c->refs, 1);
+    return p;
+}
+
+static int finish(Run *r) {
+    Str text = {0};
+    plan_print(&r->plan->plan, &text);
+    if (text.bad) {
+        str_free(&text);
+        return no_memory(&r->e);
+    }
+    r->plan->text = text.text;
+    r->out.serial = r->plan->made.serial;
+    r->plan->made = r->out;
+    return 0;
+}
+
+static int make_plan(Run *r, const attnc_spec *s, const attnc_shape *h,
+                     const Request *request) {
+    r->plan = plan_new(r->c, request);
+    if (!r->plan)
+        return no_memory(&r->e);
+    const char *list = r->c->options.compilers;
+    int rc = list && !*list ? choose_builtin(r, s, h) : choose(r, s, h, false);
+    if (rc && may_use_builtin(r))
+        rc = choose_builtin(r, s, h);
+    return rc ? rc : finish(r);
+}
+
+/* ---- prepare ------------------------------------------------------------ */
+
+#define ATTNC_ENUM(name, values, def, count, doc) r->spec.name = s->name;
+#define ATTNC_INT(name, def, lo, hi, doc) r->spec.name = s->name;
+#define ATTNC_BOOL(name, def, hi, doc) r->spec.name = s->name;
+#define ATTNC_HINT(name, def, doc) r->shape.name = h->name;
+#define ATTNC_PROMISE(name, def, values, doc) r->shape.name = h->name;
+static int request_fill(Request *r, const attnc_spec *s, const attnc_shape *h,
+                        const char *tile, Err *e) {
+    memset(r, 0, offsetof(Request, tile));
+#include "shape.def"
+#include "spec.def"
+    size_t len = tile ? strlen(tile) : 0;
+    if (len >= sizeof r->tile)
+        return err_set(e, ATTNC_E_REQUEST, "prepare", "tile",
+                       "%zu characters; accepted: up to %zu", len,
+                       sizeof r->tile - 1);
+    memcpy(r->tile, tile ? tile : "", len + 1);
+    return 0;
+}
+#undef ATTNC_ENUM
+#undef ATTNC_INT
+#undef ATTNC_BOOL
+#undef ATTNC_HINT
+#undef ATTNC_PROMISE
+
+/* The map of the program: what is asked for, checked; the plan of an equal
+ * request; else a new plan and its kernels, from disk or the compiler. */
+static int prepare(Run *r, const attnc_spec *spec, const attnc_shape *shape,
+                   const char *tile, attnc_plan **out) {
+    attnc_spec s;
+    attnc_shape h;
+    Request request;
+    int rc = spec_check(spec, &s, &r->e);
+    rc = rc ? rc : shape_check(shape, &h, &r->e);
+    rc = rc ? rc : request_fill(&request, &s, &h, tile, &r->e);
+    if (rc || (*out = table_find(r->c->plans, &request)))
+        return rc;
+    rc = make_plan(r, &s, &h, &request);
+    if (!rc)
+        *out = table_enter(r->c->plans, r->plan);
+    else
+        attnc_plan_release(r->plan);
+    return rc;
+}
+
+/* The calling thread's last prepares, by serial number of the plan. */
+enum { OUTCOMES = 16 };
+static _Thread_local Outcome outcomes[OUTCOMES];
+
+static void remember(const attnc_plan *p, Outcome o) {
+    o.serial = p->made.serial;
+    outcomes[o.serial % OUTCOMES] = o;
+}
+
+int attnc_prepare_with(attnc_context *ctx, const attnc_spec *spec,
+                       const attnc_shape *shape,
+                       const attnc_prepare_options *options,
+                       attnc_plan **out) {
+    static const attnc_shape any = ATTNC_SHAPE_DEFAULT;
+    attnc_prepare_options o = {.struct_size = sizeof o};
+    Run r = {.c = ctx, .out.from = ORIGIN_MEMORY};
+    double start = now_ms();
+    int rc = 0;
+    if (out)
+        *out = NULL;
+    if (!ctx || !spec || !out)
+        rc = err_set(&r.e, ATTNC_E_REQUEST, "prepare",
+                     !ctx ? "ctx" : !spec ? "spec" : "out", "NULL");
+    if (!rc && options)
+        rc = struct_copy(&o, sizeof o, options, "prepare_options", &r.e);
+    rc = rc ? rc : prepare(&r, spec, shape ? shape : &any, o.tile, out);
+    if (rc) {
+        error_publish(&r.e, NULL, r.log.text);
+    } else {
+        r.out.prepare_ms = now_ms() - start;
+        remember(*out, r.out);
+    }
+    str_free(&r.identity);
+    str_free(&r.log);
+    return rc;
+}
+
+int attnc_prepare(attnc_context *ctx, const attnc_spec *spec,
+                  const attnc_shape *shape, attnc_plan **out) {
+    return attnc_prepare_with(ctx, spec, shape, NULL, out);
+}
+
+/* ---- plans -------------------------------------------------------------- */
+
+void attnc_plan_release(attnc_plan *plan) {
+    if (!plan || atomic_fetch_sub(&plan->refs, 1) > 1)
+        return;
+    attnc_context *c = plan->ctx;
+    if (plan->module)
+        module_release(c->plans, plan->module);
+    free(plan->text);
+    free(plan);
+    context_release(c);
+}
+
+static const char *const origins[] = {"memory", "disk", "bundle", "miss"};
+
+int attnc_plan_get_info(const attnc_plan *plan, attnc_plan_info *info) {
+    Err e = {0};
+    size_t known = info ? info->struct_size : 0;
+    if (!plan || known < sizeof known) {
+        err_set(&e, ATTNC_E_REQUEST, "info", plan ? "info" : "plan",
+                plan ? "NULL, or struct_size is not set" : "NULL");
+        return error_publish(&e, NULL, NULL);
+    }
+    const Outcome *o = &outcomes[plan->made.serial % OUTCOMES];
+    if (o->serial != plan->made.serial)
+        o = &plan->made;
+    const attnc_plan_info full = {
+        .struct_size = known,
+        .cache = origins[o->from],
+        .compiler = plan->module->kernel.compiler,
+        .prepare_ms = o->prepare_ms,
+        .compile_ms = o->compile_ms,
+        .text = plan->text,
+    };
+    memcpy(info, &full, known < sizeof full ? known : sizeof full);
+    return ATTNC_OK;
+}
