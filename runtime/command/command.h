@@ -10,6 +10,7 @@
 #include "attnc.h"
 #include "gen.h"
 #include "npy.h"
+#include "reference.h"
 #include "runtime.h"
 
 /* ---- options.c --------------------------------------------------------- */
@@ -238,6 +239,27 @@ void text_tile(const Tile *t, Str *out);
 /* A line on stderr that shows how far long work is; nothing unless stderr is
  * a terminal. done: 0..1; 1 wipes the line. */
 void progress_show(const char *what, double done);
+
+/* ---- run.c, report.c --------------------------------------------------- */
+
+/* A run, from its problem to its figures. */
+typedef struct Run {
+    Problem problem;
+    Inputs in;
+    attnc_args args;
+    attnc_context *ctx;
+    attnc_plan *plan;
+    attnc_plan_info info;
+    double *ms; /* each timed launch; then in ascending order */
+    int64_t runs;
+    double gflops;
+    bool checked;
+    RefCheck check;
+} Run;
+
+double run_median(const Run *r);
+void report_text(const Options *o, const Run *r, Str *out);
+int report_json(const Run *r, Str *out, Err *e);
 
 /* ---- verbs: 0, EXIT_CHECK, or a negative status with *e set ------------- */
 

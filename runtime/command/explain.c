@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * attnc explain: the machine, the plan, the tiles the model ranked, what it
+ * rejected and why. Compiles nothing, loads nothing. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "command.h"
+
+enum { SHOWN = 8, REJECTED = 5, CANDIDATES = 32768 };
+
+typedef struct Story {
+    Problem problem;
+    Plan plan;
+    char compiler[640]; /* who made the kernel or would; "builtin" */
+    bool cached;
+    double compile_ms; /* what making it cost, when cached */
+    Candidate *all;    /* of one step at a time */
+    int count, legal;
+} Story;
+
+/* ---- finding out ------------------------------------------------------- */
+
+/* Looks into the disk cache: a kernel found there needs no compiler. */
+static int look_up(Story *s, Err *e) {
+    const Templates *templates;
+    Cache *cache = NULL;
+    CacheEntry entry;
+    CacheKey key;
+    Str identity = {0}, kind = {0};
+    int rc = session_templates(&templates, e);
+    rc = rc ? rc : session_cache(&cache, e);
+    if (rc)
+        return rc;
+    plan_identity(&s->plan, &identity);
+    backend_cpu.kind(&s->plan, &kind);
+    if (identity.bad || kind.bad)
+        rc = err_set(e, ERR_MEMORY, "command", NULL, "out of memory");
+    else
+        cache_key(identity.text, templates->hash, kind.text, &key);
+    if (rc == 0 && cache_find(cache, &key, identity.text, &entry)) {
+        s->cached = true;
+        s->compile_ms = entry.compile_ms;
+        snprintf(s->compiler, sizeof s->compiler, "%s", entry.compiler);
+        cache_entry_free(&entry);
+    }
+    str_free(&identity);
+    str_free(&kind);
+    cache_close(cache);
+    if (templates != &attnc_templates)
+        templates_free(templates);
+    return rc;
+}
+
+static int choose(const Options *o, Story *s, Err *e) {
+    Device device;
+    Compiler found;
+    const char *list = getenv("ATTNC_COMPILERS");
+    Pins pins = {.tile = o->given[OPT_tile].text,
+                 .builtin = list && !list[0]};
+    int rc = problem_make(o, &s->problem, e);
+    rc = rc ? rc : session_device(o, &device, e);
+    rc = rc ? rc
+            : plan_choose(&s->problem.spec, &s->problem.shape, &device, &pins,
+                          &s->plan, e);
+    if (rc == 0 && !pins.builtin)
+        rc = look_up(s, e);
+    if (rc || s->cached)
+        return rc;
+    if (!pins.builtin && session_compiler(&found)) {
+        snprintf(s->compiler, sizeof s->compiler, "%s", found.path);
+        return 0;
+    }
+    /* As attnc_prepare: without a compiler the built-in kernel serves. */
+    snprintf(s->compiler, sizeof s->compiler, "builtin");
+    if (pins.builtin || pins.tile || !probe_runs(device.arch))
+        return 0;
+    pins.builtin = true;
+    return plan_choose(&s->problem.spec, &s->problem.shape, &device, &pins,
+                       &s->plan, e);
+}
+
+static void rank(Story *s, int step) {
+    s->count = plan_candidates(&s->plan, step, s->all, CANDIDATES);
+    s->legal = 0;
+    while (s->legal < s->count && s->all[s->legal].legal)
+        s->legal++;
+}
+
+/* ---- text -------------------------------------------------------------- */
+
+static void say_machine(const Device *d, Str *out) {
+    str_addf(out, "machine   ");
+    text_device(d, out);
+    str_addf(out,
+             "\n          %.3g GHz, %.0f-byte vectors x %.0f, %.3g FMA a cycle: "
+             "%.4g GFLOP/s f32\n",
+             d->clock_ghz, d->vector_bytes, d->vector_regs, d->fma_per_cycle,
+             1e3 * d->f32_tflops);
+    str_addf(out, "          %s SRAM (L2) and %s L1 a core; ",
+             text_bytes(d->sram_bytes).s, text_bytes(d->l1_bytes).s);
+    str_addf(out, "last cache %s, %.3g GB/s; DRAM %.3g GB/s\n",
+             text_bytes(d->llc_bytes).s, d->llc_gbs, d->dram_gbs);
+}
+
+static void say_kernel(const Story *s, Str *out) {
+    if (strcmp(s->compiler, "builtin") == 0)
+        str_addf(out, "compiler: builtin, the generic kernel (no other found)\n");
+    else if (s->cached)
+        str_addf(out, "in the cache, made by %s in %s\n", s->compiler,
+                 text_ms(s->compile_ms).s);
+    else
+        str_addf(out, "not in the cache; %s would compile it\n", s->compiler);
+}
+
+static void say_step(const Story *s, int i, Str *out) {
+    const Step *step = &s->plan.step[i];
+    const Figures *f = &step->fig;
+    str_addf(out, "\n%-9s ", role_name(step->role));
+    text_tile(&step->tile, out);
+    str_addf(out,
+             "\n          from the %s; %s predicted, bound by %s\n"
+             "          %.0f work items in %.3g waves, %s of %s SRAM each\n",
+             tile_from_name(step->tile.from), text_ms(f->time_ms).s, f->bound,
+             f->items, f->waves, text_bytes(f->sram_footprint).s,
+             text_bytes(s->plan.device.sram_bytes).s);
+    str_addf(out, "          compute %9s  %sFLOP, %sexp2\n",
+             text_ms(f->compute_ms).s, text_count(f->flops).s,
+             text_count(f->exp2s).s);
+    str_addf(out, "          DRAM    %9s  %s, the least possible\n",
+             text_ms(f->dram_ms).s, text_bytes(f->dram_bytes).s);
+    str_addf(out, "          SRAM    %9s  %s between it and the last cache\n",
+             text_ms(f->sram_ms).s, text_bytes(f->sram_bytes).s);
+}
+
+/* One column for each field of the tile, as wide as its name. */
+static void say_ranked(const Story *s, int family, Str *out) {
+    const char *name;
+    str_addf(out, "\n  %8s  %-8s%8s %8s", "time", "bound", "sram", "footprint");
+    for (int i = 0; (name = tile_field_name(family, i)); i++)
+        str_addf(out, " %s", name);
+    str_addf(out, "\n");
+    for (int c = 0; c < s->legal && c < SHOWN; c++) {
+        const Candidate *k = &s->all[c];
+        str_addf(out, "  %8s  %-8s%8s %9s", text_ms(k->fig.time_ms).s,
+                 k->fig.bound, text_ms(k->fig.sram_ms).s,
+                 text_bytes(k->fig.sram_footprint).s);
+        for (int i = 0; (name = tile_field_name(family, i)); i++)
+            str_addf(out, " %*d", (int)strlen(name), k->tile.v[i]);
+        str_addf(out, "\n");
+    }
+    if (s->legal > SHOWN)
+        str_addf(out, "  ... and %d more\n", s->legal - SHOWN);
+}
+
+static void say_rejected(const Story *s, Str *out) {
+    int n = s->count - s->legal;
+    if (n == 0)
+        return;
+    str_addf(out, "\n  rejected: %d\n", n);
+    for (int c = s->legal; c < s->count && c < s->legal + REJECTED; c++) {
+        str_addf(out, "  ");
+        text_tile(&s->all[c].tile, out);
+        str_addf(out, "\n      %s\n", s->all[c].why);
+    }
+    if (n > REJECTED)
+        str_addf(out, "  ... and %d more\n", n - REJECTED);
+}
+
+static void tell(Story *s, Str *out) {
+    const Plan *p = &s->plan;
+    str_addf(out, "attention ");
+    text_problem(&s->problem, out);
+    str_addf(out, "\n");
+    say_machine(&p->device, out);
+    str_addf(out, "kernel    ");
+    say_kernel(s, out);
+    for (int i = 0; i < p->nstep; i++) {
+        say_step(s, i, out);
+        rank(s, i);
+        if (s->count > 1)
+            say_ranked(s, p->step[i].tile.family, out);
+        say_rejected(s, out);
+    }
+    str_addf(out, "\nthe plan as text\n");
+    plan_print(p, out);
+    if (out->len && out->text[out->len - 1] != '\n')
+        str_addf(out, "\n");
+}
+
+/* ---- JSON -------------------------------------------------------------- */
+
+static json_t *json_candidates(const Story *s) {
+    json_t *list = json_array();
+    for (int i = 0; i < s->legal && i < SHOWN; i++) {
+        json_t *j = json_object();
+        json_object_set_new(j, "tile", json_tile(&s->all[i].tile));
+        json_object_set_new(j, "model", json_figures(&s->all[i].fig));
+        json_array_append_new(list, j);
+    }
+    return list;
+}
+
+static json_t *json_rejected(const Story *s) {
+    json_t *list = json_array();
+    for (int i = s->legal; i < s->count && i < s->legal + 256; i++) {
+        json_t *j = json_object();
+        json_object_set_new(j, "tile", json_tile(&s->all[i].tile));
+        json_object_set_new(j, "why", json_text(s->all[i].why));
+        json_array_append_new(list, j);
+    }
+    return list;
+}
+
+static json_t *json_steps(Story *s) {
+    json_t *list = json_array();
+    for (int i = 0; i < s->plan.nstep; i++) {
+        const Step *step = &s->plan.step[i];
+        json_t *j = json_object();
+        rank(s, i);
+        json_object_set_new(j, "role", json_text(role_name(step->role)));
+        json_object_set_new(j, "tile", json_tile(&step->tile));
+        json_object_set_new(j, "model", json_figures(&step->fig));
+        json_object_set_new(j, "legal", json_integer(s->legal));
+        json_object_set_new(j, "illegal", json_integer(s->count - s->legal));
+        json_object_set_new(j, "candidates", json_candidates(s));
+        json_object_set_new(j, "rejected", json_rejected(s));
+        json_array_append_new(list, j);
+    }
+    return list;
+}
+
+static int tell_json(Story *s, Str *out, Err *e) {
+    json_t *j = json_object(), *compile = json_object();
+    Str text = {0};
+    plan_print(&s->plan, &text);
+    json_object_set_new(compile, "cache",
+                        json_text(s->cached ? "disk" : "miss"));
+    json_object_set_new(compile, "compiler", json_text(s->compiler));
+    json_object_set_new(j, "target", json_text("cpu"));
+    json_object_set_new(j, "device", json_text(s->plan.device.name));
+    json_object_set_new(j, "spec", json_spec(&s->plan.spec));
+    json_object_set_new(j, "shape", json_shape(&s->plan.shape));
+    json_object_set_new(j, "steps", json_steps(s));
+    json_object_set_new(j, "compile", compile);
+    json_object_set_new(j, "machine", json_device(&s->plan.device));
+    json_object_set_new(j, "plan", json_text(text.text ? text.text : ""));
+    str_free(&text);
+    return json_finish(j, out, e);
+}
+
+int verb_explain(const Options *o, Str *out, Err *e) {
+    Story *s = calloc(1, sizeof *s);
+    Candidate *all = calloc(CANDIDATES, sizeof *all);
+    int rc = s && all ? 0
+                      : err_set(e, ERR_MEMORY, "command", NULL, "out of memory");
+    if (rc == 0) {
+        s->all = all;
+        rc = choose(o, s, e);
+    }
+    if (rc == 0 && o->given[OPT_json].text)
+        rc = tell_json(s, out, e);
+    else if (rc == 0)
+        tell(s, out);
+    if (s)
+        problem_free(&s->problem);
+    free(s);
+    free(all);
+    return rc;
+}

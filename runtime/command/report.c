@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What `attnc run` says: for people, and as the JSON that scripts rely on. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "command.h"
+
+/* ---- JSON -------------------------------------------------------------- */
+
+static json_t *errors(double o, double lse) {
+    json_t *j = json_object();
+    json_object_set_new(j, "o", json_number(o));
+    json_object_set_new(j, "lse", json_number(lse));
+    return j;
+}
+
+static json_t *json_check(const RefCheck *c) {
+    json_t *j = json_object();
+    json_object_set_new(j, "ok", json_boolean(c->ok));
+    json_object_set_new(j, "coverage", json_real(c->coverage));
+    json_object_set_new(j, "rel_err", errors(c->o, c->lse));
+    json_object_set_new(j, "unfused_rel_err",
+                        errors(c->unfused_o, c->unfused_lse));
+    if (!c->ok)
+        json_object_set_new(j, "why", json_text(c->why));
+    return j;
+}
+
+static json_t *json_compile(const attnc_plan_info *i) {
+    json_t *j = json_object();
+    json_object_set_new(j, "cache", json_text(i->cache));
+    json_object_set_new(j, "ms", json_number(i->prepare_ms));
+    json_object_set_new(j, "compiler", json_text(i->compiler));
+    return j;
+}
+
+static json_t *json_times(const Run *r) {
+    json_t *j = json_object();
+    json_object_set_new(j, "min", json_number(r->ms[0]));
+    json_object_set_new(j, "median", json_number(run_median(r)));
+    json_object_set_new(j, "max", json_number(r->ms[r->runs - 1]));
+    json_object_set_new(j, "runs", json_integer(r->runs));
+    return j;
+}
+
+int report_json(const Run *r, Str *out, Err *e) {
+    const Plan *plan = &r->plan->plan;
+    json_t *j = json_object(), *steps = json_array();
+    for (int i = 0; i < plan->nstep; i++)
+        json_array_append_new(steps, json_step(&plan->step[i], r->info.cache,
+                                               r->info.compile_ms));
+    json_object_set_new(j, "target", json_text("cpu"));
+    json_object_set_new(j, "device", json_text(plan->device.name));
+    json_object_set_new(j, "spec", json_spec(&plan->spec));
+    json_object_set_new(j, "shape", json_shape(&plan->shape));
+    json_object_set_new(j, "steps", steps);
+    json_object_set_new(j, "compile", json_compile(&r->info));
+    json_object_set_new(j, "workspace_bytes",
+                        json_integer((json_int_t)r->args.workspace_bytes));
+    json_object_set_new(j, "time_ms", json_times(r));
+    json_object_set_new(j, "gflops", json_number(r->gflops));
+    if (r->checked)
+        json_object_set_new(j, "check", json_check(&r->check));
+    return json_finish(j, out, e);
+}
+
+/* ---- text -------------------------------------------------------------- */
+
+static void say_tiles(const Plan *plan, Str *out) {
+    static const char *const why[] = {"picked by the IO model", "pinned",
+                                      "from the tuned table",
+                                      "the smallest legal"};
+    for (int i = 0; i < plan->nstep; i++) {
+        const Step *s = &plan->step[i];
+        str_addf(out, "tile      %s: ", role_name(s->role));
+        text_tile(&s->tile, out);
+        str_addf(out, "\n          %s: %s predicted, bound by %s\n",
+                 why[s->tile.from], text_ms(s->fig.time_ms).s, s->fig.bound);
+    }
+}
+
+static void say_kernel(const attnc_plan_info *i, Str *out) {
+    str_addf(out, "kernel    ");
+    if (strcmp(i->compiler, "builtin") == 0)
+        str_addf(out, "built-in generic kernel: no compiler was found\n");
+    else if (strcmp(i->cache, "miss") == 0)
+        str_addf(out, "compiled by %s in %s (all of prepare: %s)\n",
+                 i->compiler, text_ms(i->compile_ms).s,
+                 text_ms(i->prepare_ms).s);
+    else
+        str_addf(out, "from the cache (%s) in %s, made by %s\n", i->cache,
+                 text_ms(i->prepare_ms).s, i->compiler);
+}
+
+static void say_speed(const Run *r, Str *out) {
+    const Device *d = &r->plan->plan.device;
+    bool bf16 = r->problem.spec.dtype == ATTNC_BF16 && d->bf16_tflops > 0;
+    double peak = 1e3 * (bf16 ? d->bf16_tflops : d->f32_tflops);
+    str_addf(out, "time      %s", text_ms(run_median(r)).s);
+    if (r->runs > 1)
+        str_addf(out, ", median of %" PRId64 " (%s .. %s)", r->runs,
+                 text_ms(r->ms[0]).s, text_ms(r->ms[r->runs - 1]).s);
+    str_addf(out, "\nspeed     %.3g GFLOP/s", r->gflops);
+    if (peak > 0)
+        str_addf(out, ", %.0f %% of this machine's %s peak of %.0f",
+                 100 * r->gflops / peak, bf16 ? "bf16" : "f32", peak);
+    str_addf(out, "\n");
+}
+
+static void say_check(const RefCheck *c, Str *out) {
+    str_addf(out, "check     %s: O is %.2g from f64 (unfused: %.2g), LSE %.2g "
+                  "(%.2g)\n",
+             c->ok ? "ok" : "FAILED", c->o, c->unfused_o, c->lse,
+             c->unfused_lse);
+    if (c->coverage < 1)
+        str_addf(out, "          %.3g %% of the rows, sampled\n",
+                 100 * c->coverage);
+    if (!c->ok)
+        str_addf(out, "          %s\n", c->why);
+}
+
+void report_text(const Options *o, const Run *r, Str *out) {
+    const Plan *plan = &r->plan->plan;
+    const char *dir = o->given[OPT_out].text;
+    str_addf(out, "attention ");
+    text_problem(&r->problem, out);
+    str_addf(out, "\nmachine   ");
+    text_device(&plan->device, out);
+    str_addf(out, "\n");
+    say_tiles(plan, out);
+    say_kernel(&r->info, out);
+    say_speed(r, out);
+    if (r->checked)
+        say_check(&r->check, out);
+    if (dir)
+        str_addf(out, "written   %s/o.npy, %s/lse.npy\n", dir, dir);
+}
