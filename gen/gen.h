@@ -179,6 +179,7 @@ typedef struct Plan {
     int nstep, nbuf;
     Step step[PLAN_STEPS];
     Buf buf[PLAN_BUFS];
+    char note[160]; /* why a tuned row was skipped, or "" */
 } Plan;
 
 /* A candidate of the tile search, ranked; `why` says why it was rejected. */
@@ -314,6 +315,11 @@ int tile_parse(const char *pairs, Tile *t, Err *e);
 /* The one body of legality. false: *why (120 bytes) holds the reason. */
 bool tile_legal(const attnc_spec *s, const attnc_shape *h, const Device *d,
                 const Tile *t, char why[120]);
+/* The smallest tile of a family: what is left when all else is illegal. */
+Tile tile_safe(const Device *d, int family);
+/* Calls fn with every tile the search considers, legal or not; not split. */
+void tile_each(const attnc_spec *s, const attnc_shape *h, const Device *d,
+               int family, void (*fn)(void *user, const Tile *t), void *user);
 /* Candidates of a family, legal or not (duplicates left out), at most max. */
 int tile_enumerate(const attnc_spec *s, const attnc_shape *h, const Device *d,
                    int family, Candidate *out, int max);
@@ -361,12 +367,15 @@ int64_t model_scratch_bytes(const attnc_spec *s, const Device *d,
 void model_figures(const attnc_spec *s, const attnc_shape *h, const Device *d,
                    const Tile *t, Figures *out);
 
-/* ---- plan.c ------------------------------------------------------------ */
+/* ---- plan.c, plan_step.c, plan_text.c ---------------------------------- */
 
 /* Strategy first (split or not), then a tile per step by the ladder
  * pin > table > model > safe. */
 int plan_choose(const attnc_spec *s, const attnc_shape *h, const Device *d,
                 const Pins *pins, Plan *out, Err *e);
+/* Fills what follows from spec, shape, device, roles and tiles: entries,
+ * grids, parameters, buffers, scratch, figures. */
+void plan_complete(Plan *p);
 /* Ranked candidates of step i (best first, rejected last), for explain. */
 int plan_candidates(const Plan *p, int step, Candidate *out, int max);
 /* Identity text of the plan's module: canonical spec, promises, tiles, arch.

@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The IO model: what a tile costs on a device. Every formula is derived in
+ * docs/io-model.md, section by section as here. */
+#include <math.h>
+#include <string.h>
+
+#include "gen.h"
+
+/* ---- the mask ---------------------------------------------------------- */
+
+/* Mask numbers are launch arguments; planning assumes offset Nk - Nq, a
+ * window of the last Nk/8 keys, a prefix of Nk/8 keys. */
+enum { ASSUMED_SHARE = 8 };
+
+/* Sum of clamp(i + a, 0, m) over 0 <= i < n; all below 2^32, so it fits. */
+static double sum_clamp(int64_t n, int64_t a, int64_t m) {
+    int64_t first = a < 0 ? -a : 0;      /* where i + a reaches 0 */
+    int64_t last = m - a > 0 ? m - a : 0; /* where i + a reaches m */
+    first = first < n ? first : n;
+    last = last < first ? first : last < n ? last : n;
+    int64_t count = last - first;
+    return (double)(count * (first + a)) +
+           (double)count * (double)(count - 1) / 2 +
+           (double)(n - last) * (double)m;
+}
+
+/* Keys between the first one any of `width` neighbouring queries sees and
+ * the last one, summed over all queries; width 1: the visible pairs. */
+static double key_span(const attnc_spec *s, const attnc_shape *h,
+                       int64_t width) {
+    int64_t nq = h->seqlen_q, nk = h->seqlen_k, off = nk - nq;
+    int64_t part = nk / ASSUMED_SHARE, half = (width - 1) / 2;
+    double upper = sum_clamp(nq, off + 1 + half, nk);
+    switch (s->mask) {
+    case ATTNC_MASK_CAUSAL:
+        return upper;
+    case ATTNC_MASK_WINDOW:
+        return upper - sum_clamp(nq, off - part - half, nk);
+    case ATTNC_MASK_PREFIX:
+        return (double)(part * nq) +
+               sum_clamp(nq, off + 1 + half - part, nk - part);
+    default:
+        return (double)nq * (double)nk;
+    }
+}
+
+double model_visible(const attnc_spec *s, const attnc_shape *h) {
+    return key_span(s, h, 1);
+}
+
+/* ---- scratch ----------------------------------------------------------- */
+
+int64_t model_scratch_bytes(const attnc_spec *s, const Device *d,
+                            const Tile *t) {
+    CpuScratch c = {0};
+    if (t->family == TILE_builtin)
+        return builtin_scratch(s);
+    if (t->family == TILE_cpu_fwd)
+        cpu_scratch(s, d, t, &c);
+    return c.total;
+}
+
+/* ---- one step's work, counted ------------------------------------------ */
+
+/* Per launch unless said; the names are those of docs/io-model.md. */
+typedef struct Work {
+    double heads, kv_heads;    /* batch * heads, batch * kv heads */
+    double rows;               /* query rows of one kv head */
+    double blocks, splits;     /* of rows; of keys */
+    double padded;             /* rows of one kv head, padded to micro */
+    double keys;               /* computed with each row, mean */
+    double block_keys;         /* read for each block of rows, mean */
+    double micro, lanes;
+    double elem;               /* bytes of one element of Q, K, V, O */
+} Work;
+
+static double ceil_div(double a, double b) {
+    return ceil(a / b);
+}
+
+static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                  const Tile *t) {
+    const int32_t *v = t->v;
+    Work w = {0};
+    int64_t group = h->heads / h->kv_heads;
+    double block_q = v[T_cpu_fwd_block_q], split_k = v[T_cpu_fwd_split_k];
+    w.heads = (double)h->batch * (double)h->heads;
+    w.kv_heads = (double)h->batch * (double)h->kv_heads;
+    w.rows = (double)(group * h->seqlen_q);
+    w.lanes = d->vector_bytes / 4;
+    w.micro = w.lanes * v[T_cpu_fwd_vecs];
+    w.blocks = ceil_div(w.rows, block_q);
+    w.splits = split_k ? ceil_div((double)h->seqlen_k, split_k) : 1;
+    w.padded = ceil_div(w.rows, w.micro) * w.micro;
+    /* A register tile of rows reaches from its first query's first key to
+     * its last one's last key, in whole groups of `keys`. */
+    int64_t queries = (int64_t)ceil_div(w.micro, (double)group);
+    double block_k = v[T_cpu_fwd_block_k], keys = v[T_cpu_fwd_keys];
+    w.keys = key_span(s, h, queries) / (double)h->seqlen_q;
+    w.keys *= ceil_div(block_k, keys) * keys / block_k;
+    w.keys += s->mask == ATTNC_MASK_NONE ? 0 : keys / 2;
+    queries = (int64_t)ceil_div(block_q, (double)group);
+    w.block_keys = key_span(s, h, queries) / (double)h->seqlen_q;
+    w.elem = dtype_bytes(s->dtype);
+    return w;
+}
+
+/* ---- bytes ------------------------------------------------------------- */
+
+static double lse_bytes(const attnc_shape *h, const Work *w) {
+    return w->heads * (double)h->seqlen_q * 4;
+}
+
+/* Each of Q, K, V, O and LSE once, whatever the tile. */
+static double dram_bytes(const attnc_spec *s, const attnc_shape *h,
+                         const Work *w) {
+    double dims = s->head_dim + s->head_dim_v;
+    return w->heads * (double)h->seqlen_q * dims * w->elem +
+           w->kv_heads * (double)h->seqlen_k * dims * w->elem +
+           lse_bytes(h, w);
+}
+
+/* K and V once per block of rows, Q and O once (per split). */
+static double sram_bytes(const attnc_spec *s, const attnc_shape *h,
+                         const Work *w) {
+    double dims = s->head_dim + s->head_dim_v;
+    double kv = w->kv_heads * w->blocks * w->block_keys * dims * w->elem;
+    double q = w->kv_heads * w->rows * s->head_dim * w->elem;
+    double o = w->kv_heads * w->rows * s->head_dim_v;
+    if (w->splits == 1)
+        return kv + q + o * w->elem + lse_bytes(h, w);
+    return kv + w->splits * (q + o * 4 + lse_bytes(h, w));
+}
+
+/* ---- cycles ------------------------------------------------------------ */
+
+/* Costs of the emitted code in cycles, fitted where marked (measured on Zen 3
+ * and Zen 5; docs/io-model.md says how). */
+static const double FMA_LATENCY = 4, DOT_LATENCY = 6;
+static const double LOAD_SHARE = 0.15;  /* fitted: of loads not hidden */
+static const double GROUP_START = 6;    /* fill and drain of a register tile */
+static const double SUM_ROUND_TRIP = 2; /* load, scale, store a sum vector */
+static const double EXP_INSTRUCTIONS = 16, EXP_AVX512 = 9;
+static const double BLOCK_START = 60;   /* a sub-block meets a key block */
+static const double ITEM_START = 500;
+static const double TRANSPOSE = 4;      /* a vector of Q in or O out */
+static const double COPY = 2;           /* a vector of K or V */
+/* Rows whose stride is a multiple of 4 KiB meet in few L1 sets: a fifth of
+ * the speed is lost, assumed to happen once in 20 when rows stay in place. */
+static const double IN_PLACE = 0.01;
+
+/* Cycles of one step of a register tile of rows x vecs sums: vecs loads, rows
+ * broadcasts (NEON multiplies by lane: one load gives four), rows x vecs
+ * FMAs, none sooner than its predecessor's result. */
+static double step_cycles(const Device *d, double rows, double vecs,
+                          double latency) {
+    double broadcasts = strcmp(d->arch, "neon") ? rows : rows / 4;
+    double fma = rows * vecs / d->fma_per_cycle;
+    double load = (vecs + broadcasts) / d->loads_per_cycle;
+    double most = fmax(fmax(fma, load), latency);
+    return most + LOAD_SHARE * fmin(fma, load);
+}
+
+/* exp2 of one vector of scores, with its load, subtraction, sum and store. */
+static double exp_cycles(const Device *d) {
+    double n = strncmp(d->arch, "avx512", 6) ? EXP_INSTRUCTIONS : EXP_AVX512;
+    return n / (2 * d->fma_per_cycle) + 1;
+}
+
+/* Per vector of scores: Q K^T, the softmax and P V. */
+static double score_cycles(const attnc_spec *s, const Device *d,
+                           const Tile *t) {
+    const int32_t *v = t->v;
+    double vecs = v[T_cpu_fwd_vecs], keys = v[T_cpu_fwd_keys];
+    double dims = v[T_cpu_fwd_dims], block_k = v[T_cpu_fwd_block_k];
+    double dim = s->head_dim, dim_v = s->head_dim_v;
+    bool pairs = s->dtype == ATTNC_BF16 && d->bf16_tflops > 0;
+    double latency = pairs ? DOT_LATENCY : FMA_LATENCY;
+    double steps_qk = pairs ? ceil(dim / 2) : dim;
+    double steps_pv = pairs ? block_k / 2 : block_k;
+    double qk = steps_qk * step_cycles(d, keys, vecs, latency) + GROUP_START;
+    double full = floor(dim_v / dims), rest = dim_v - full * dims;
+    double pv = steps_pv * (full * step_cycles(d, dims, vecs, latency) +
+                            (rest ? step_cycles(d, rest, vecs, latency) : 0)) +
+                (full + (rest > 0)) * GROUP_START +
+                dim_v * vecs * SUM_ROUND_TRIP;
+    double score = exp_cycles(d) + (s->softcap ? 2 * exp_cycles(d) : 0) +
+                   (s->alibi ? 1 : 0);
+    return qk / (keys * vecs) + pv / (block_k * vecs) + score +
+           BLOCK_START / (block_k * vecs);
+}
+
+/* All cores together. */
+static double total_cycles(const attnc_spec *s, const Device *d, const Tile *t,
+                           const Work *w) {
+    double dims = s->head_dim + s->head_dim_v;
+    double vectors = w->kv_heads * w->padded * w->keys / w->lanes;
+    double products = vectors * score_cycles(s, d, t);
+    double kv = w->kv_heads * w->blocks * w->block_keys * dims / w->lanes;
+    double rows = w->kv_heads * w->padded * w->splits * dims / w->lanes;
+    double items = w->kv_heads * w->blocks * w->splits;
+    return products * (t->v[T_cpu_fwd_copy_kv] ? 1 : 1 + IN_PLACE) +
+           kv * (t->v[T_cpu_fwd_copy_kv] ? COPY : 0) + rows * TRANSPOSE +
+           items * ITEM_START;
+}
+
+/* ---- time -------------------------------------------------------------- */
+
+/* Cycles of one core in a millisecond, from the FMA peak: what a chip
+ * sustains, whatever clock it claims. */
+static double core_cycles_per_ms(const Device *d) {
+    double flops = 2 * d->fma_per_cycle * d->vector_bytes / 4;
+    return d->f32_tflops * 1e9 / (flops * d->cores);
+}
+
+/* How much longer than an even share the last core works. Equal items end in
+ * whole waves; unequal ones start longest first, so what remains is a small
+ * item, but never less than the longest. */
+static double imbalance(const attnc_spec *s, const attnc_shape *h,
+                        const Device *d, const Work *w) {
+    double items = w->kv_heads * w->blocks * w->splits;
+    double share = items / d->cores;
+    if (s->mask == ATTNC_MASK_NONE || s->mask == ATTNC_MASK_WINDOW)
+        return ceil(share) / share;
+    double longest = (double)h->seqlen_k / w->block_keys;
+    return fmax(longest, share + 0.25) / share;
+}
+
+/* Where K and V come from again: the last cache when those of the heads at
+ * work fit there, else DRAM. */
+static double reread_gbs(const attnc_spec *s, const attnc_shape *h,
+                         const Device *d, const Work *w) {
+    double active = ceil_div(d->cores, w->blocks * w->splits);
+    double head = (double)h->seqlen_k * (s->head_dim + s->head_dim_v) * w->elem;
+    return fmin(active, w->kv_heads) * head <= d->llc_bytes ? d->llc_gbs
+                                                            : d->dram_gbs;
+}
+
+/* Copies wait for what they read; in place, prefetch hides half of it. */
+static void predict(Figures *f, double balance, double exposed) {
+    double busy = f->compute_ms + exposed * f->sram_ms;
+    f->time_ms = fmax(fmax(busy, f->dram_ms), f->sram_ms);
+    if (f->time_ms > busy)
+        f->bound = f->dram_ms >= f->sram_ms ? "dram" : "sram";
+    else
+        f->bound = balance > 1.25 ? "waves" : "compute";
+}
+
+static void cpu_fwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                    const Tile *t, Figures *f) {
+    Work w = count(s, h, d, t);
+    double visible = key_span(s, h, 1);
+    double balance = imbalance(s, h, d, &w);
+    f->flops = 2 * w.heads * visible * (s->head_dim + s->head_dim_v);
+    f->exp2s = w.heads * visible;
+    f->dram_bytes = dram_bytes(s, h, &w);
+    f->sram_bytes = sram_bytes(s, h, &w);
+    f->items = w.kv_heads * w.blocks * w.splits;
+    f->waves = ceil(f->items / d->cores);
+    f->compute_ms = balance * total_cycles(s, d, t, &w) / d->cores /
+                    core_cycles_per_ms(d);
+    f->dram_ms = f->dram_bytes / d->dram_gbs * 1e-6;
+    f->sram_ms = f->sram_bytes / reread_gbs(s, h, d, &w) * 1e-6;
+    predict(f, balance, t->v[T_cpu_fwd_copy_kv] ? 1 : 0.5);
+}
+
+/* ---- the other families ------------------------------------------------ */
+
+/* Every split's O and LSE in, O and LSE out. */
+static void cpu_combine(const attnc_spec *s, const attnc_shape *h,
+                        const Device *d, const Tile *t, Figures *f) {
+    double rows = (double)h->batch * (double)h->heads * (double)h->seqlen_q;
+    double splits =
+        ceil_div((double)h->seqlen_k, t->v[T_cpu_combine_split_k]);
+    double row_blocks =
+        ceil_div((double)(h->heads / h->kv_heads * h->seqlen_q),
+                 t->v[T_cpu_combine_rows]);
+    f->dram_bytes = rows * (s->head_dim_v * dtype_bytes(s->dtype) + 4);
+    f->sram_bytes = f->dram_bytes + rows * splits * (s->head_dim_v + 1) * 4;
+    f->exp2s = rows * splits;
+    f->items = (double)h->batch * (double)h->kv_heads * row_blocks;
+    f->waves = ceil(f->items / d->cores);
+    double cycles = rows * splits * s->head_dim_v + f->items * ITEM_START;
+    double balance = f->waves * d->cores / f->items;
+    f->compute_ms = balance * cycles / d->cores / core_cycles_per_ms(d);
+    f->sram_ms = f->sram_bytes / d->llc_gbs * 1e-6;
+    f->dram_ms = f->dram_bytes / d->dram_gbs * 1e-6;
+    predict(f, balance, 0.5);
+}
+
+/* The precompiled kernel: its structure is that of cpu_fwd with its constant
+ * tile; what run-time dims cost beyond that was measured as a factor. */
+static void builtin(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                    Figures *f) {
+    static const double SLOWDOWN = 2.5;
+    Tile like = {.family = TILE_cpu_fwd};
+    like.v[T_cpu_fwd_block_q] = BUILTIN_ROWS;
+    like.v[T_cpu_fwd_block_k] = BUILTIN_KEYS;
+    like.v[T_cpu_fwd_vecs] = 1;
+    like.v[T_cpu_fwd_keys] = like.v[T_cpu_fwd_dims] = 8;
+    like.v[T_cpu_fwd_copy_kv] = 1;
+    cpu_fwd(s, h, d, &like, f);
+    f->compute_ms *= SLOWDOWN;
+    predict(f, 1, 1);
+}
+
+void model_figures(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                   const Tile *t, Figures *out) {
+    Figures f = {.bound = "compute"};
+    f.sram_footprint = (double)model_scratch_bytes(s, d, t);
+    if (t->family == TILE_cpu_combine)
+        cpu_combine(s, h, d, t, &f);
+    else if (t->family == TILE_builtin)
+        builtin(s, h, d, &f);
+    else
+        cpu_fwd(s, h, d, t, &f);
+    *out = f;
+}

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What follows from a step's role and tile: its entry, grid, parameters,
+ * buffers, scratch and figures. */
+#include <stdio.h>
+#include <string.h>
+
+#include "gen.h"
+
+/* ---- names ------------------------------------------------------------- */
+
+const char *role_name(int role) {
+#define X(name) #name,
+    static const char *const names[] = {ROLE_LIST(X)};
+#undef X
+    return role >= 0 && role < ROLE_COUNT ? names[role] : "?";
+}
+
+typedef struct ParamRow {
+    const char *name;
+    int kind;
+} ParamRow;
+
+static const ParamRow params[] = {
+#define PARAM(name, kind) {#name, kind},
+#include "param.def"
+#undef PARAM
+};
+
+const char *param_name(int id) {
+    return id >= 0 && id < PARAM_COUNT ? params[id].name : "?";
+}
+
+int param_kind(int id) {
+    return id >= 0 && id < PARAM_COUNT ? params[id].kind : -1;
+}
+
+/* attn_ROLE_DTYPE_dD[vDV]_MASK__ARCH_ROWSxKEYS: left what is computed, right
+ * how; ROWS alone where no block of keys is loaded. */
+static void name_entry(const Plan *p, Step *s) {
+    const attnc_spec *q = &p->spec;
+    const int32_t *v = s->tile.v;
+    char dims[32], blocks[32];
+    if (q->head_dim_v == q->head_dim)
+        snprintf(dims, sizeof dims, "d%d", q->head_dim);
+    else
+        snprintf(dims, sizeof dims, "d%dv%d", q->head_dim, q->head_dim_v);
+    if (s->tile.family == TILE_cpu_fwd)
+        snprintf(blocks, sizeof blocks, "%dx%d", v[T_cpu_fwd_block_q],
+                 v[T_cpu_fwd_block_k]);
+    else
+        snprintf(blocks, sizeof blocks, "%d", v[0]);
+    /* The precisions only bound what is shorter anyway. */
+    snprintf(s->entry, sizeof s->entry, "attn_%.9s_%.4s_%.9s_%.6s__%.10s_%.12s",
+             role_name(s->role), spec_spelling(q, "dtype"), dims,
+             spec_spelling(q, "mask"), p->device.arch, blocks);
+}
+
+/* ---- parameters -------------------------------------------------------- */
+
+/* Does a kernel of this role read this parameter? A combine only merges what
+ * the splits left: no Q, K, V and no mask; the sink joins the sum there. */
+static bool uses(const attnc_spec *s, int role, int id) {
+    bool keys = role != ROLE_combine, out = role != ROLE_fwd_split;
+    switch (id) {
+    case PARAM_q: case PARAM_k: case PARAM_v:
+    case PARAM_q_stride_b: case PARAM_q_stride_h: case PARAM_q_stride_n:
+    case PARAM_k_stride_b: case PARAM_k_stride_h: case PARAM_k_stride_n:
+    case PARAM_v_stride_b: case PARAM_v_stride_h: case PARAM_v_stride_n:
+    case PARAM_scale:
+        return keys;
+    case PARAM_o: case PARAM_lse:
+    case PARAM_o_stride_b: case PARAM_o_stride_h: case PARAM_o_stride_n:
+    case PARAM_lse_stride_b: case PARAM_lse_stride_h:
+        return out;
+    case PARAM_lens_k:
+        return keys && s->lens_k;
+    case PARAM_cu_seqlens_q:
+        return s->varlen;
+    case PARAM_cu_seqlens_k:
+        return keys && s->varlen;
+    case PARAM_mask_left: case PARAM_mask_right:
+        return keys && s->mask == ATTNC_MASK_WINDOW;
+    case PARAM_mask_prefix:
+        return keys && s->mask == ATTNC_MASK_PREFIX;
+    case PARAM_mask_offset: case PARAM_mask_offset_mode:
+        return keys && (s->mask != ATTNC_MASK_NONE || s->alibi);
+    case PARAM_softcap:
+        return keys && s->softcap;
+    case PARAM_slopes:
+        return keys && s->alibi;
+    case PARAM_sink:
+        return out && s->sink;
+    case PARAM_part_o: case PARAM_part_lse:
+        return role != ROLE_fwd;
+    case PARAM_spec:
+        return false;
+    default: /* the lengths */
+        return true;
+    }
+}
+
+static int buf_named(const Plan *p, const char *name) {
+    for (int i = 0; i < p->nbuf; i++) {
+        if (!strcmp(p->buf[i].name, name))
+            return i;
+    }
+    return -1;
+}
+
+/* The built-in kernel serves every spec: it takes all there is. */
+static void list_params(const Plan *p, Step *s) {
+    bool all = s->tile.family == TILE_builtin;
+    s->nparam = 0;
+    for (int id = 0; id < PARAM_COUNT; id++) {
+        bool work = params[id].kind == WORK;
+        if (all ? work : !uses(&p->spec, s->role, id))
+            continue;
+        s->param[s->nparam++] =
+            (Param){id, work ? buf_named(p, params[id].name) : -1};
+    }
+}
+
+/* ---- grids and buffers ------------------------------------------------- */
+
+static Extent extent4(int dim, int64_t div, int more, int64_t more_div) {
+    return (Extent){{{DIM_BATCH, 1}, {DIM_KV_HEADS, 1}, {dim, div},
+                     {more, more_div}, {DIM_ONE, 1}}};
+}
+
+/* Items of fwd_split count splits fastest, then blocks of rows. */
+static Extent grid_of(const Step *s) {
+    int rows = s->tile.v[0];
+    if (s->role == ROLE_fwd_split)
+        return extent4(DIM_ROWS, rows, DIM_SEQLEN_K,
+                       s->tile.v[T_cpu_fwd_split_k]);
+    return extent4(DIM_ROWS, rows, DIM_ONE, 1);
+}
+
+static void add_buf(Plan *p, const char *name, int64_t fixed, int split_k) {
+    Buf *b = &p->buf[p->nbuf++];
+    *b = (Buf){.elem_bytes = 4, .zero = ZERO_NEVER, .fixed = fixed};
+    snprintf(b->name, sizeof b->name, "%s", name);
+    b->extent = extent4(DIM_SEQLEN_K, split_k, DIM_ROWS, 1);
+}
+
+int64_t extent_size(const Extent *x, const int64_t dims[DIM_COUNT]) {
+    int64_t size = 1;
+    for (int i = 0; i < 5 && x->f[i].dim != DIM_ONE; i++) {
+        int64_t n = dims[x->f[i].dim], div = x->f[i].div;
+        if (n < 0 || div < 1)
+            return -1;
+        n = n / div + (n % div != 0);
+        if (__builtin_mul_overflow(size, n, &size))
+            return -1;
+    }
+    return size;
+}
+
+/* ---- all of it --------------------------------------------------------- */
+
+void plan_complete(Plan *p) {
+    p->nbuf = 0;
+    if (p->step[0].role == ROLE_fwd_split) {
+        int split_k = p->step[0].tile.v[T_cpu_fwd_split_k];
+        add_buf(p, "part_o", p->spec.head_dim_v, split_k);
+        add_buf(p, "part_lse", 1, split_k);
+    }
+    for (int i = 0; i < p->nstep; i++) {
+        Step *s = &p->step[i];
+        name_entry(p, s);
+        list_params(p, s);
+        s->grid = grid_of(s);
+        int64_t bytes = model_scratch_bytes(&p->spec, &p->device, &s->tile);
+        s->scratch_bytes = (bytes + 63) / 64 * 64;
+        model_figures(&p->spec, &p->shape, &p->device, &s->tile, &s->fig);
+    }
+}
