@@ -349,7 +349,7 @@ int ref_problem_make(const attnc_spec *s, const attnc_args *a, bool unfused,
     *p = (RefProblem){ .s = s, .a = a, .unfused = unfused };
     p->d = s->head_dim;
     p->dv = s->head_dim_v ? s->head_dim_v : s->head_dim;
-    p->scale = isnan(a->scale) ? (float)(1 / sqrt(p->d)) : a->scale;
+    p->scale = isnan(a->scale) ? 1 / sqrtf((float)p->d) : a->scale;
     p->slopes = calloc((size_t)a->heads + 1, sizeof(float));
     if (!p->slopes)
         return err_set(e, ERR_MEMORY, "check", "", "out of memory");
