@@ -60,15 +60,16 @@ static void publish(Run *r, const Blob *b, char *compiler) {
     Str text = {0};
     plan_print(&r->plan->plan, &text);
     if (!text.bad)
-        cache_put(r->c->cache, &r->key, &(CacheEntry){
-            .identity = r->identity.text,
-            .compiler = compiler,
-            .log = r->log.text ? r->log.text : "",
-            .plan = text.text,
-            .binary = *b,
-            .created = time(NULL),
-            .compile_ms = r->out.compile_ms,
-        });
+        cache_put(r->c->cache, &r->key,
+                  &(CacheEntry){
+                      .identity = r->identity.text,
+                      .compiler = compiler,
+                      .log = r->log.text ? r->log.text : "",
+                      .plan = text.text,
+                      .binary = *b,
+                      .created = time(NULL),
+                      .compile_ms = r->out.compile_ms,
+                  });
     str_free(&text);
 }
 
@@ -85,8 +86,9 @@ static int from_source(Run *r, Module *m) {
     Blob binary = {0};
     int rc = emit(r, &source);
     double start = now_ms();
-    rc = rc ? rc : r->c->backend->compile(r->c, &r->plan->plan, &source,
-                                          &binary, compiler, &r->log, &r->e);
+    rc = rc ? rc
+            : r->c->backend->compile(r->c, &r->plan->plan, &source, &binary,
+                                     compiler, &r->log, &r->e);
     r->out.compile_ms = now_ms() - start;
     r->out.from = ORIGIN_MISS;
     if (!rc) {
@@ -279,8 +281,7 @@ static void remember(const attnc_plan *p, Outcome o) {
 
 int attnc_prepare_with(attnc_context *ctx, const attnc_spec *spec,
                        const attnc_shape *shape,
-                       const attnc_prepare_options *options,
-                       attnc_plan **out) {
+                       const attnc_prepare_options *options, attnc_plan **out) {
     static const attnc_shape any = ATTNC_SHAPE_DEFAULT;
     attnc_prepare_options o = {.struct_size = sizeof o};
     Run r = {.c = ctx, .out.from = ORIGIN_MEMORY};
@@ -290,7 +291,10 @@ int attnc_prepare_with(attnc_context *ctx, const attnc_spec *spec,
         *out = NULL;
     if (!ctx || !spec || !out)
         rc = err_set(&r.e, ATTNC_E_REQUEST, "prepare",
-                     !ctx ? "ctx" : !spec ? "spec" : "out", "NULL");
+                     !ctx    ? "ctx"
+                     : !spec ? "spec"
+                             : "out",
+                     "NULL");
     if (!rc && options)
         rc = struct_copy(&o, sizeof o, options, "prepare_options", &r.e);
     rc = rc ? rc : prepare(&r, spec, shape ? shape : &any, o.tile, out);

@@ -74,12 +74,12 @@ static int check_tensor(const Plan *p, const View *v, int64_t batch, Err *e) {
                (long long)v->t->stride_b, (long long)v->t->stride_h,
                (long long)v->t->stride_n);
     if (!aligned(v, batch, bytes))
-        return err_set(e, ATTNC_E_PROMISE, "launch", v->name,
-                       "align_%s = %lld is promised, but a row starts elsewhere "
-                       "(address %p, strides %lld, %lld, %lld)",
-                       v->name, (long long)v->align, v->t->data,
-                       (long long)v->t->stride_b, (long long)v->t->stride_h,
-                       (long long)v->t->stride_n);
+        return err_set(
+            e, ATTNC_E_PROMISE, "launch", v->name,
+            "align_%s = %lld is promised, but a row starts elsewhere "
+            "(address %p, strides %lld, %lld, %lld)",
+            v->name, (long long)v->align, v->t->data, (long long)v->t->stride_b,
+            (long long)v->t->stride_h, (long long)v->t->stride_n);
     return 0;
 }
 
@@ -96,8 +96,7 @@ static int check_output(const View *o, int64_t batch, Err *e) {
         int64_t s = dims[i].stride < 0 ? -dims[i].stride : dims[i].stride;
         if (!o->empty && dims[i].n > 1 && s < o->dim)
             REFUSE("o", "%s is %lld: rows of %lld elements would overlap",
-                   dims[i].name, (long long)dims[i].stride,
-                   (long long)o->dim);
+                   dims[i].name, (long long)dims[i].stride, (long long)o->dim);
     }
     return 0;
 }
@@ -150,12 +149,12 @@ static int check_lengths(const Plan *p, const attnc_args *a, Err *e) {
     for (int i = 0; i < 3; i++)
         if (!lists[i].given != !lists[i].wanted)
             REFUSE(lists[i].name, "%s, but the spec says %s=%d",
-                   lists[i].given ? "given" : "NULL",
-                   lists[i].field, lists[i].wanted);
+                   lists[i].given ? "given" : "NULL", lists[i].field,
+                   lists[i].wanted);
     for (int64_t b = 0; s->lens_k && b < a->batch; b++)
         if (a->lens_k[b] < 0 || a->lens_k[b] > a->seqlen_k)
-            REFUSE("lens_k", "[%lld] is %d; accepted: 0..%lld",
-                   (long long)b, a->lens_k[b], (long long)a->seqlen_k);
+            REFUSE("lens_k", "[%lld] is %d; accepted: 0..%lld", (long long)b,
+                   a->lens_k[b], (long long)a->seqlen_k);
     if (!s->varlen)
         return 0;
     int rc = check_cu_seqlens("cu_seqlens_q", a->cu_seqlens_q, a->batch,
@@ -168,8 +167,8 @@ static int check_lengths(const Plan *p, const attnc_args *a, Err *e) {
 static int broken(const char *promise, int64_t promised, const char *what,
                   int64_t value, Err *e) {
     return err_set(e, ATTNC_E_PROMISE, "launch", promise,
-                   "%lld is promised, but %s is %lld",
-                   (long long)promised, what, (long long)value);
+                   "%lld is promised, but %s is %lld", (long long)promised,
+                   what, (long long)value);
 }
 
 /* Every length is a multiple of the promised number. */
@@ -211,22 +210,23 @@ static int check_mask(const attnc_spec *s, const attnc_args *a, Err *e) {
                    (long long)numbers[i].value);
         if (numbers[i].value && s->mask != numbers[i].mask)
             REFUSE(numbers[i].name, "%lld, but the spec says mask=%s",
-                   (long long)numbers[i].value,
-                   spec_spelling(s, "mask"));
+                   (long long)numbers[i].value, spec_spelling(s, "mask"));
     }
     if (a->mask_offset_mode < ATTNC_OFFSET_INT ||
         a->mask_offset_mode > ATTNC_OFFSET_LEN)
-        REFUSE("mask_offset_mode", "%d is none of %d..%d",
-               a->mask_offset_mode, ATTNC_OFFSET_INT, ATTNC_OFFSET_LEN);
+        REFUSE("mask_offset_mode", "%d is none of %d..%d", a->mask_offset_mode,
+               ATTNC_OFFSET_INT, ATTNC_OFFSET_LEN);
     if (a->mask_offset_mode == ATTNC_OFFSET_LEN && !s->lens_k)
-        REFUSE("mask_offset_mode", "ATTNC_OFFSET_LEN needs a spec with lens_k=1");
+        REFUSE("mask_offset_mode",
+               "ATTNC_OFFSET_LEN needs a spec with lens_k=1");
     return 0;
 }
 
 /* Arguments of the score. */
 static int check_score(const attnc_spec *s, const attnc_args *a, Err *e) {
     if (isinf(a->scale))
-        REFUSE("scale", "infinite; accepted: finite, or NaN for 1/sqrt(head_dim)");
+        REFUSE("scale",
+               "infinite; accepted: finite, or NaN for 1/sqrt(head_dim)");
     if (s->softcap && !(a->softcap > 0 && isfinite(a->softcap)))
         REFUSE("softcap", "%g; accepted: a finite number > 0",
                (double)a->softcap);

@@ -136,8 +136,8 @@ static int check_workspace(const attnc_args *a, const Layout *l, Err *e) {
                        a->workspace, (long long)l->total);
     if (a->workspace_bytes < (size_t)l->total)
         return err_set(e, ATTNC_E_WORKSPACE, "launch", "workspace_bytes",
-                       "%zu; this launch needs %lld",
-                       a->workspace_bytes, (long long)l->total);
+                       "%zu; this launch needs %lld", a->workspace_bytes,
+                       (long long)l->total);
     return 0;
 }
 

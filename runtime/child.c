@@ -81,8 +81,8 @@ static int spawn(char *const argv[], int in, int out, const char *tmp,
     posix_spawnattr_init(&attr);
     posix_spawnattr_setsigmask(&attr, &none);
     posix_spawnattr_setsigdefault(&attr, &all);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK |
-                                        POSIX_SPAWN_SETSIGDEF);
+    posix_spawnattr_setflags(&attr,
+                             POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
     int rc = in >= 0 ? posix_spawn_file_actions_adddup2(&files, in, 0)
                      : posix_spawn_file_actions_addopen(&files, 0, "/dev/null",
                                                         O_RDONLY, 0);
@@ -137,13 +137,15 @@ int child_run(char *const argv[], int in, const char *tmp, Str *log, Err *e) {
     pid_t pid;
     if (pipe2(out, O_CLOEXEC) != 0)
         return err_set(e, ATTNC_E_IO, "compile", NULL, "no pipe: %s",
-                       strerror(errno)), -1;
+                       strerror(errno)),
+               -1;
     int rc = spawn(argv, in, out[1], tmp, &pid);
     close(out[1]);
     if (rc != 0) {
         close(out[0]);
         return err_set(e, ATTNC_E_COMPILE, "compile", NULL,
-                       "cannot start %s: %s", argv[0], strerror(rc)), -1;
+                       "cannot start %s: %s", argv[0], strerror(rc)),
+               -1;
     }
     bool in_time = drain(out[0], log);
     close(out[0]);
@@ -152,7 +154,7 @@ int child_run(char *const argv[], int in, const char *tmp, Str *log, Err *e) {
     int status = reap(pid);
     if (!in_time)
         return err_set(e, ATTNC_E_COMPILE, "compile", NULL,
-                       "%s ran longer than %d s", argv[0],
-                       TIME_MAX_MS / 1000), -1;
+                       "%s ran longer than %d s", argv[0], TIME_MAX_MS / 1000),
+               -1;
     return status;
 }

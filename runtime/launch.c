@@ -18,8 +18,8 @@ static int take_args(attnc_args *to, const attnc_plan *plan,
 
 /* ---- workspace ---------------------------------------------------------- */
 
-static int workspace(const attnc_plan *plan, const attnc_args *a,
-                     size_t *bytes, Err *e) {
+static int workspace(const attnc_plan *plan, const attnc_args *a, size_t *bytes,
+                     Err *e) {
     int64_t dims[DIM_COUNT];
     Layout l;
     if (args_check_sizes(a, e))
@@ -52,8 +52,7 @@ static int launch(const attnc_plan *p, const attnc_args *a, void *stream,
     return k->backend->launch(p->ctx, &p->plan, k, a, stream, e);
 }
 
-int attnc_launch(const attnc_plan *plan, const attnc_args *args,
-                 void *stream) {
+int attnc_launch(const attnc_plan *plan, const attnc_args *args, void *stream) {
     Err e = {0};
     attnc_args a;
     int rc = take_args(&a, plan, args, &e);
@@ -84,10 +83,9 @@ static int64_t multiple(int64_t length) {
 /* Largest power of two from 2 to 16 that divides every row address; addresses
  * at odd bytes are left for the launch to refuse. */
 static int64_t alignment(const attnc_tensor *t, int bytes) {
-    uint64_t bits = (uint64_t)(uintptr_t)t->data |
-                    (uint64_t)(t->stride_b * bytes) |
-                    (uint64_t)(t->stride_h * bytes) |
-                    (uint64_t)(t->stride_n * bytes) | 16;
+    uint64_t bits =
+        (uint64_t)(uintptr_t)t->data | (uint64_t)(t->stride_b * bytes) |
+        (uint64_t)(t->stride_h * bytes) | (uint64_t)(t->stride_n * bytes) | 16;
     int64_t align = (int64_t)(bits & (~bits + 1));
     return align < 2 ? 2 : align;
 }
@@ -165,7 +163,10 @@ int attnc_run(attnc_context *ctx, const attnc_spec *spec,
     int rc = 0;
     if (!ctx || !spec || !args)
         rc = err_set(&e, ATTNC_E_REQUEST, "run",
-                     !ctx ? "ctx" : !spec ? "spec" : "args", "NULL");
+                     !ctx    ? "ctx"
+                     : !spec ? "spec"
+                             : "args",
+                     "NULL");
     rc = rc ? rc : spec_check(spec, &s, &e);
     rc = rc ? rc : struct_copy(&a, sizeof a, args, "args", &e);
     rc = rc ? rc : args_check_sizes(&a, &e);

@@ -60,7 +60,7 @@ const struct LuaApi *lua_find(Err *e) {
     if (found)
         return &api;
     err_set(e, ATTNC_E_MISSING, "lua", NULL,
-            "no Lua 5.4 library found (looked for %s, %s, %s, ...)",
-            sonames[0], sonames[1], sonames[2]);
+            "no Lua 5.4 library found (looked for %s, %s, %s, ...)", sonames[0],
+            sonames[1], sonames[2]);
     return NULL;
 }

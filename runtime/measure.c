@@ -124,9 +124,11 @@ double measure_dram_gbs(int cpus) {
     int started = 1;
     for (int i = 0; i < n; i++)
         reader[i] = (Reader){.part = buffer + (size_t)i * count,
-                             .count = count, .ready = &ready, .readers = n};
-    while (started < n && !pthread_create(&thread[started], NULL, read_part,
-                                          &reader[started]))
+                             .count = count,
+                             .ready = &ready,
+                             .readers = n};
+    while (started < n &&
+           !pthread_create(&thread[started], NULL, read_part, &reader[started]))
         started++;
     atomic_fetch_add(&ready, n - started);
     read_part(&reader[0]);

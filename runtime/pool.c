@@ -29,10 +29,10 @@ typedef struct Worker {
 } Worker;
 
 struct Pool {
-    int threads;        /* workers, the caller included */
-    int spawned;        /* threads running */
-    unsigned forks;     /* fork_count() when they were started */
-    atomic_uint busy;   /* a job runs: 1 + fork_count() of its process */
+    int threads;      /* workers, the caller included */
+    int spawned;      /* threads running */
+    unsigned forks;   /* fork_count() when they were started */
+    atomic_uint busy; /* a job runs: 1 + fork_count() of its process */
     atomic_bool stop;
     void (*fn)(void *, int64_t, int);
     void *arg;
@@ -70,8 +70,8 @@ static int64_t now_ns(void) {
 static void run_items(Pool *p, int worker) {
     int64_t chunk = p->chunk, count = p->count;
     for (;;) {
-        int64_t i = atomic_fetch_add_explicit(&p->next, chunk,
-                                              memory_order_relaxed);
+        int64_t i =
+            atomic_fetch_add_explicit(&p->next, chunk, memory_order_relaxed);
         if (i >= count)
             return;
         int64_t end = i + chunk < count ? i + chunk : count;
