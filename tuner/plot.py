@@ -17,7 +17,8 @@ th:first-child, td:first-child { text-align: left; }
 svg { max-width: 100%; height: auto; }
 """
 COMMON = """
-set terminal svg size 860,420 dynamic font 'sans-serif,13' background '#ffffff'
+set terminal svg size 860,420 dynamic font 'sans-serif,13' \\
+    background '#ffffff'
 set grid lc rgb '#dddddd'
 set border 3 lc rgb '#888888'
 set tics nomirror
@@ -80,7 +81,8 @@ def small(cases):
     plot = ", ".join(f"$d{i} using 1:2 with linespoints lw 2 pt 7 ps 0.6 "
                      f"title '{name}'" for i, (name, _) in enumerate(data))
     return [gnuplot("set title 'short sequences, 8 heads, d 64'\n"
-                    "set logscale x 2\nset logscale y\nset xlabel 'sequence length'\n"
+                    "set logscale x 2\nset logscale y\n"
+                    "set xlabel 'sequence length'\n"
                     f"set ylabel 'microseconds'\nplot {plot}\n", data)]
 
 
