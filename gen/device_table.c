@@ -19,7 +19,8 @@
         .bf16_tflops = bf16, .exp2_gops = 16.0 * (sms) * (ghz)                 \
     }
 
-/* A CPU: peaks follow from cores, clock, FMAs per cycle and width. */
+/* A CPU: peaks follow from cores, clock, FMAs per cycle and width (f32: 2
+ * flops for each 4 bytes). */
 #define CPU(arch_, cores_, ghz, l1_kb, l2_kb, llc_mb, llc, gbs, bytes, regs,   \
             fma, loads, bf16_ratio)                                            \
     {                                                                          \
@@ -29,9 +30,9 @@
         .llc_bytes = (llc_mb) * MB, .llc_gbs = llc, .dram_gbs = gbs,           \
         .vector_bytes = bytes, .vector_regs = regs, .fma_per_cycle = fma,      \
         .loads_per_cycle = loads,                                              \
-        .f32_tflops = (cores_) * (ghz) * (fma) * (bytes) / 4 * 2 / 1000,       \
+        .f32_tflops = (cores_) * (ghz) * (fma) * (bytes) / 4 * 2 / 1e3,        \
         .bf16_tflops =                                                         \
-            (bf16_ratio) * (cores_) * (ghz) * (fma) * (bytes) / 4 * 2 / 1000   \
+            (bf16_ratio) * (cores_) * (ghz) * (fma) * (bytes) / 4 * 2 / 1e3    \
     }
 
 typedef struct Row {

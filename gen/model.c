@@ -145,6 +145,7 @@ static const double BLOCK_START = 60;   /* a sub-block meets a key block */
 static const double ITEM_START = 500;
 static const double TRANSPOSE = 4;      /* a vector of Q in or O out */
 static const double COPY = 2;           /* a vector of K or V */
+static const double JITTER = 0.05;
 /* Rows whose stride is a multiple of 4 KiB meet in few L1 sets: a fifth of
  * the speed is lost, assumed to happen once in 20 when rows stay in place. */
 static const double IN_PLACE = 0.01;
@@ -214,14 +215,15 @@ static double core_cycles_per_ms(const Device *d) {
 }
 
 /* How much longer than an even share the last core works. Equal items end in
- * whole waves; unequal ones start longest first, so what remains is a small
- * item, but never less than the longest. */
+ * whole waves, less even than that by JITTER of an item; unequal ones start
+ * longest first, so what remains is a small item, but never less than the
+ * longest. */
 static double imbalance(const attnc_spec *s, const attnc_shape *h,
                         const Device *d, const Work *w) {
     double items = w->kv_heads * w->blocks * w->splits;
     double share = items / d->cores;
     if (s->mask == ATTNC_MASK_NONE || s->mask == ATTNC_MASK_WINDOW)
-        return ceil(share) / share;
+        return (ceil(share) + JITTER) / share;
     double longest = (double)h->seqlen_k / w->block_keys;
     return fmax(longest, share + 0.25) / share;
 }
