@@ -2,10 +2,14 @@
  * Fills a device row from this machine: instruction set, caches, cores by
  * affinity; clock and memory rate are measured once and kept as text. */
 #include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <time.h>
 #include <unistd.h>
 
 #if defined(__x86_64__)
@@ -300,6 +304,20 @@ static double coarse(double x) {
     return step < 10 ? round(step * 10) / 10 : round(step);
 }
 
+/* Waits, 2 s at most, while another process measures: two at once would get
+ * figures of each other's load, and other figures mean other tiles and kernels
+ * compiled anew. Close what it returns, if >= 0, to give the turn on. */
+static int wait_turn(const char *dir) {
+    const struct timespec pause = {.tv_nsec = 5000000};
+    int fd = dir ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    for (int i = 0; fd >= 0 && i < 400; i++) {
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK)
+            break;
+        nanosleep(&pause, NULL);
+    }
+    return fd;
+}
+
 static void measure(Device *d, int cpus) {
     d->clock_ghz = round(measure_clock_ghz() * 10) / 10;
     double gbs = measure_dram_gbs(cpus);
@@ -332,11 +350,15 @@ static int probe_here(const char *dir, bool keep, Device *d, Err *e) {
     d->cores = cpus.cores;
     fill_caches(d, &cpus);
     bool noted = read_note(dir, d);
+    int turn = noted || !keep ? -1 : wait_turn(dir);
+    noted = noted || read_note(dir, d);
     if (!noted)
         measure(d, cpus.cpus);
     fill_rates(d, &row);
     if (!noted && keep)
         write_note(dir, d);
+    if (turn >= 0)
+        close(turn);
     return 0;
 }
 
