@@ -227,8 +227,7 @@ static int measure(Bench *b) {
     }
     int bad = rounds(b);
     scratch_remove(b);
-    report_table(b, stdout);
-    if (b->json && report_json(b)) {
+    if (report(b)) {
         fprintf(stderr, "attnc-bench: cannot write %s\n", b->json);
         return 4;
     }

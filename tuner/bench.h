@@ -115,7 +115,7 @@ int rss_child(void);
 
 /* ---- report.c ---------------------------------------------------------- */
 
-void report_table(const Bench *b, FILE *out);
-int report_json(const Bench *b);
+/* The table to standard output, and JSON to b->json; 0 or -1. */
+int report(const Bench *b);
 
 #endif

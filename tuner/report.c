@@ -62,7 +62,7 @@ static void figure(FILE *out, double v) {
 
 static void row(const Case *c, FILE *out) {
     Spread v = series_spread(&c->value), r = series_spread(&c->ratio);
-    fprintf(out, "  %-34s", c->name);
+    fprintf(out, "  %-40s", c->name);
     if (c->failed) {
         fputs(" failed\n", out);
         return;
@@ -80,8 +80,7 @@ static void row(const Case *c, FILE *out) {
     fputc('\n', out);
 }
 
-void report_table(const Bench *b, FILE *out) {
-    Machine m = machine(b);
+static void table(const Bench *b, Machine m, FILE *out) {
     fprintf(out, "%s, %d thread%s, %.2f GHz, %s: %.0f GFLOP/s of f32 FMA",
             m.cpu, b->threads, b->threads == 1 ? "" : "s", m.ghz, vector_name(),
             m.fma);
@@ -124,8 +123,7 @@ static json_t *case_json(const Case *c) {
     return o;
 }
 
-int report_json(const Bench *b) {
-    Machine m = machine(b);
+static int json(const Bench *b, Machine m) {
     json_t *cases = json_array(), *titles = json_object();
     for (int i = 0; i < b->ncase; i++)
         json_array_append_new(cases, case_json(&b->cases[i]));
@@ -143,4 +141,10 @@ int report_json(const Bench *b) {
                                JSON_PRESERVE_ORDER);
     json_decref(o);
     return r;
+}
+
+int report(const Bench *b) {
+    Machine m = machine(b);
+    table(b, m, stdout);
+    return b->json ? json(b, m) : 0;
 }
