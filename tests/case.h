@@ -57,6 +57,12 @@ static inline void random_start(void) {
 
 enum kernel { KERNEL_BUILTIN, KERNEL_COMPILED };
 
+/* A test that runs on both; its state points to the kernel's number. */
+static int kernel_builtin = KERNEL_BUILTIN, kernel_compiled = KERNEL_COMPILED;
+#define ON_BUILTIN(f) {"builtin_" #f, f, NULL, NULL, &kernel_builtin}
+#define ON_BOTH(f)                                                             \
+    ON_BUILTIN(f), {"compiled_" #f, f, NULL, NULL, &kernel_compiled}
+
 static inline void print_log(void *user, int level, const char *line) {
     (void)user;
     if (level == ATTNC_LOG_WARNING)
@@ -92,8 +98,9 @@ static inline attnc_plan *plan_make(attnc_context *c, const attnc_spec *spec,
 /* ---- cases ------------------------------------------------------------- */
 
 /* How rows lie: heads first; positions first; padded and one element off;
- * backwards; one K and V for all batch entries and heads. */
-enum layout { BHND, BNHD, GAPS, REVERSED, SHARED, LAYOUTS };
+ * backwards; one K and V for all batch entries and heads; in any order with
+ * any padding. */
+enum layout { BHND, BNHD, GAPS, REVERSED, SHARED, FUZZ, LAYOUTS };
 
 typedef struct Case {
     attnc_spec spec;
@@ -143,6 +150,19 @@ static inline void case_print(const Case *c) {
     str_free(&s);
 }
 
+/* Strides of a random order of the three dims, with random padding. */
+static inline void lay_fuzz(attnc_tensor *t, int64_t n, int64_t heads,
+                            int64_t rows, int64_t dim) {
+    int64_t *stride[3] = {&t->stride_b, &t->stride_h, &t->stride_n};
+    int64_t count[3] = {n, heads, rows}, span = dim;
+    int first = (int)random_int(0, 2), step = (int)random_int(1, 2);
+    for (int i = 0; i < 3; i++) {
+        int at = (first + i * step) % 3;
+        *stride[at] = span + random_int(0, 3);
+        span = *stride[at] * count[at] + (count[at] == 0) * dim;
+    }
+}
+
 /* Sets the strides of a tensor of n x heads x rows x dim; returns how many
  * elements it spans, *first the element where row 0 starts. */
 static inline int64_t lay(attnc_tensor *t, int layout, int64_t n,
@@ -159,6 +179,8 @@ static inline int64_t lay(attnc_tensor *t, int layout, int64_t n,
     }
     if (layout == SHARED)
         t->stride_b = t->stride_h = 0;
+    if (layout == FUZZ)
+        lay_fuzz(t, n, heads, rows, dim);
     int64_t last = (n - 1) * t->stride_b + (heads - 1) * t->stride_h +
                    (rows - 1) * t->stride_n + dim;
     *first = layout == GAPS;
