@@ -18,9 +18,19 @@ typedef struct Pass {
     char compiler[96]; /* the one that would be used now */
 } Pass;
 
-/* First line of a plan's identity that names the spec. */
-static void identity_brief(const char *identity, char out[64]) {
-    snprintf(out, 64, "%.*s", (int)strcspn(identity, "\n"), identity);
+/* The name of its kernel, from the plan's "... entry=NAME". */
+static void entry_name(const CacheEntry *entry, char out[64]) {
+    const char *name = strstr(entry->plan, " entry=");
+    name = name ? name + strlen(" entry=") : entry->plan;
+    snprintf(out, 64, "%.*s", (int)strcspn(name, " \n"), name);
+}
+
+/* "clang 14.0.6" of an entry, "Debian clang version 14.0.6" of a compiler. */
+static bool same_compiler(const char *made, const char *line) {
+    char name[16];
+    size_t len = strcspn(made, " ");
+    snprintf(name, sizeof name, "%.*s", (int)len, made);
+    return made[len] && strstr(line, name) && strstr(line, made + len);
 }
 
 static json_t *json_item(const CacheItem *item) {
@@ -56,7 +66,7 @@ static void on_ls(void *user, const CacheItem *item) {
     struct tm tm;
     count(p, item);
     if (item->entry)
-        identity_brief(item->entry->identity, brief);
+        entry_name(item->entry, brief);
     if (localtime_r(&used, &tm))
         strftime(when, sizeof when, "%Y-%m-%d %H:%M", &tm);
     str_addf(&p->text, "%.12s %9s  %s  %s\n", item->name,
@@ -74,7 +84,7 @@ static void on_verify(void *user, const CacheItem *item) {
     if (item->fault)
         str_addf(&p->text, "%.12s damaged: %s\n", item->name, item->fault);
     if (!item->entry || !p->compiler[0] ||
-        strcmp(item->entry->compiler, p->compiler) == 0)
+        same_compiler(item->entry->compiler, p->compiler))
         return;
     p->stale++;
     str_addf(&p->text, "%.12s made by another compiler: %s\n", item->name,

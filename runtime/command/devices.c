@@ -63,7 +63,7 @@ static int find_all(const Options *o, Found *f, Err *e) {
 /* ---- text -------------------------------------------------------------- */
 
 static void say_row(const Device *d, Str *out) {
-    str_addf(out, "  %-10.10s %-10s %5.0f %6.2f %9s %9s %7.0f %7.3g %7.3g\n",
+    str_addf(out, "  %-10.10s %-10s %5.0f %6.2f %9s %9s %7.0f %7.4g %7.4g\n",
              d->name, d->arch, d->cores, d->clock_ghz,
              text_bytes(d->sram_bytes).s, text_bytes(d->llc_bytes).s,
              d->dram_gbs, d->f32_tflops,
@@ -74,8 +74,8 @@ static void tell(const Found *f, Str *out) {
     str_addf(out, "this machine\n  ");
     text_device(&f->here, out);
     str_addf(out,
-             "\n  %.3g GHz, %s L1, %s L2, %s last cache, DRAM %.3g GB/s, "
-             "%.4g GFLOP/s f32\n",
+             "\n  %.3g GHz, %s L1, %s L2, %s last cache\n  DRAM %.3g GB/s, %.4g "
+             "GFLOP/s f32\n",
              f->here.clock_ghz, text_bytes(f->here.l1_bytes).s,
              text_bytes(f->here.sram_bytes).s,
              text_bytes(f->here.llc_bytes).s, f->here.dram_gbs,
@@ -89,8 +89,8 @@ static void tell(const Found *f, Str *out) {
         say_row(device_at(i), out);
     str_addf(out,
              "  f32, f16: TFLOP/s, dense. --json has all figures and where "
-             "each comes from.\n  CUDA devices are planned for only by later "
-             "versions.\n\ncompilers\n");
+             "each comes from.\n  CUDA devices: not in this "
+             "version.\n\ncompilers\n");
     for (int i = 0; i < f->ncompiler; i++)
         str_addf(out, "  %s: %s\n", f->compiler[i].path, f->version[i]);
     if (f->ncompiler == 0)

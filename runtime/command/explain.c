@@ -96,9 +96,9 @@ static void say_machine(const Device *d, Str *out) {
              "%.4g GFLOP/s f32\n",
              d->clock_ghz, d->vector_bytes, d->vector_regs, d->fma_per_cycle,
              1e3 * d->f32_tflops);
-    str_addf(out, "          %s SRAM (L2) and %s L1 a core; ",
+    str_addf(out, "          a core: %s SRAM (L2), %s L1\n",
              text_bytes(d->sram_bytes).s, text_bytes(d->l1_bytes).s);
-    str_addf(out, "last cache %s, %.3g GB/s; DRAM %.3g GB/s\n",
+    str_addf(out, "          last cache %s, %.3g GB/s; DRAM %.3g GB/s\n",
              text_bytes(d->llc_bytes).s, d->llc_gbs, d->dram_gbs);
 }
 
@@ -123,7 +123,7 @@ static void say_step(const Story *s, int i, Str *out) {
              tile_from_name(step->tile.from), text_ms(f->time_ms).s, f->bound,
              f->items, f->waves, text_bytes(f->sram_footprint).s,
              text_bytes(s->plan.device.sram_bytes).s);
-    str_addf(out, "          compute %9s  %sFLOP, %sexp2\n",
+    str_addf(out, "          compute %9s  %sFLOP, %s exp2\n",
              text_ms(f->compute_ms).s, text_count(f->flops).s,
              text_count(f->exp2s).s);
     str_addf(out, "          DRAM    %9s  %s, the least possible\n",
@@ -135,13 +135,13 @@ static void say_step(const Story *s, int i, Str *out) {
 /* One column for each field of the tile, as wide as its name. */
 static void say_ranked(const Story *s, int family, Str *out) {
     const char *name;
-    str_addf(out, "\n  %8s  %-8s%8s %8s", "time", "bound", "sram", "footprint");
+    str_addf(out, "\n %7s %-7s %7s %8s", "time", "bound", "sram", "uses");
     for (int i = 0; (name = tile_field_name(family, i)); i++)
         str_addf(out, " %s", name);
     str_addf(out, "\n");
     for (int c = 0; c < s->legal && c < SHOWN; c++) {
         const Candidate *k = &s->all[c];
-        str_addf(out, "  %8s  %-8s%8s %9s", text_ms(k->fig.time_ms).s,
+        str_addf(out, " %7s %-7s %7s %8s", text_ms(k->fig.time_ms).s,
                  k->fig.bound, text_ms(k->fig.sram_ms).s,
                  text_bytes(k->fig.sram_footprint).s);
         for (int i = 0; (name = tile_field_name(family, i)); i++)

@@ -7,11 +7,17 @@
 
 enum { COLUMN = 26, WIDTH = 79 };
 
+static void drop_spaces(Str *out) {
+    while (out->len && out->text[out->len - 1] == ' ')
+        out->text[--out->len] = '\0';
+}
+
 /* Adds text from column `at` on, wrapped with a hanging indent. */
 static void wrap(Str *out, int at, int indent, const char *text) {
     while (*text) {
         int len = (int)strcspn(text, " ");
         if (at + len > WIDTH && at > indent) {
+            drop_spaces(out);
             str_addf(out, "\n%*s", indent, "");
             at = indent;
         }
@@ -24,8 +30,7 @@ static void wrap(Str *out, int at, int indent, const char *text) {
         }
         text += *text == ' ';
     }
-    while (out->len && out->text[out->len - 1] == ' ')
-        out->text[--out->len] = '\0';
+    drop_spaces(out);
     str_add(out, "\n", 1);
 }
 
@@ -126,7 +131,7 @@ static const char notes[] =
     "refused.\n";
 
 static const char cache_notes[] =
-    "\n  ls       the entries, last used first\n"
+    "\n  ls       the entries\n"
     "  stat     where, how many, how large\n"
     "  verify   read every entry whole; exit 1 if one is damaged\n"
     "  prune    delete what was not used for longest, down to --max-bytes\n"

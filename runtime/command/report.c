@@ -82,7 +82,7 @@ static void say_tiles(const Plan *plan, Str *out) {
 static void say_kernel(const attnc_plan_info *i, Str *out) {
     str_addf(out, "kernel    ");
     if (strcmp(i->compiler, "builtin") == 0)
-        str_addf(out, "built-in generic kernel: no compiler was found\n");
+        str_addf(out, "built-in generic kernel (no compiler)\n");
     else if (strcmp(i->cache, "miss") == 0)
         str_addf(out, "compiled by %s in %s (all of prepare: %s)\n",
                  i->compiler, text_ms(i->compile_ms).s,
