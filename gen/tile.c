@@ -147,9 +147,9 @@ static bool whole(const char *name, int value, const char *unit_name, int unit,
     int up = (value + unit - 1) / unit * unit;
     if (value == up)
         return true;
-    return refuse(why, "%s=%d is not a multiple of %s = %d; nearest %d", name,
-                  value, unit_name, unit, up - value < unit / 2 || up == unit
-                                              ? up : up - unit);
+    int nearest = up - value <= unit / 2 || up == unit ? up : up - unit;
+    return refuse(why, "%s=%d is not a multiple of %s%d; nearest %d", name,
+                  value, unit_name, unit, nearest);
 }
 
 /* A register tile holds rows x vecs sums, one vector of each of its `vecs`
@@ -199,9 +199,9 @@ static bool cpu_fwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
     if (d->kind != DEVICE_CPU)
         return refuse(why, "family cpu_fwd needs a CPU, not %s", d->arch);
     if (!in_ranges(ranges, sizeof ranges / sizeof *ranges, why) ||
-        !whole("block_q", f.block_q, "lanes*vecs", lanes * f.vecs, why) ||
-        !whole("block_k", f.block_k, "8", 8, why) ||
-        !whole("split_k", f.split_k, "block_k", f.block_k, why) ||
+        !whole("block_q", f.block_q, "lanes*vecs = ", lanes * f.vecs, why) ||
+        !whole("block_k", f.block_k, "", 8, why) ||
+        !whole("split_k", f.split_k, "block_k = ", f.block_k, why) ||
         !fits_registers("keys", f.keys, f.vecs, d, why) ||
         !fits_registers("dims", f.dims, f.vecs, d, why))
         return false;

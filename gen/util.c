@@ -159,7 +159,9 @@ const char *nearest_word(const char *word, const char *const *names, int n) {
     const char *best = NULL;
     int least = 0;
     for (int i = 0; i < n; i++) {
-        int distance = edit_distance(word, names[i]);
+        /* Of equals, one that only says more: sm_90 means sm_90a. */
+        int distance = 2 * edit_distance(word, names[i]) -
+                       !strncmp(word, names[i], strlen(word));
         if (!best || distance < least) {
             best = names[i];
             least = distance;
