@@ -110,6 +110,7 @@ typedef struct Case {
     int layout;
     bool no_lse;
     float scale; /* NaN: default */
+    const int32_t *rows_q, *rows_k; /* varlen: lengths; NULL: random ones */
 } Case;
 
 #define CASE_INIT                                                              \
@@ -259,15 +260,16 @@ static inline void tensor_make(const Case *c, Block *b, attnc_tensor *t,
 
 /* ---- lengths ----------------------------------------------------------- */
 
-/* Sequence lengths 0..n with the corners frequent; the first has all n. */
-static inline int32_t *cu_make(int64_t batch, int64_t n) {
+/* Sequence lengths as given, or 0..n with the corners frequent and n first. */
+static inline int32_t *cu_make(int64_t batch, int64_t n,
+                               const int32_t *given) {
     int32_t *cu = malloc(sizeof(int32_t) * (size_t)(batch + 1));
     cu[0] = 0;
     for (int64_t b = 0; b < batch; b++) {
         int64_t len = b == 0 ? n : random_int(0, n);
         if (b > 0 && random_int(0, 3) == 0)
             len = random_int(0, n > 1 ? 1 : n);
-        cu[b + 1] = cu[b] + (int32_t)len;
+        cu[b + 1] = cu[b] + (given ? given[b] : (int32_t)len);
     }
     return cu;
 }
@@ -285,8 +287,8 @@ static inline int32_t *lens_make(const Case *c, const int32_t *cu_k) {
 
 static inline void lengths_make(const Case *c, Data *d) {
     if (c->spec.varlen) {
-        d->cu_q = cu_make(c->batch, c->nq);
-        d->cu_k = cu_make(c->batch, c->nk);
+        d->cu_q = cu_make(c->batch, c->nq, c->rows_q);
+        d->cu_k = cu_make(c->batch, c->nk, c->rows_k);
     }
     if (c->spec.lens_k)
         d->lens_k = lens_make(c, d->cu_k);
