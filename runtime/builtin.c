@@ -204,15 +204,16 @@ static int64_t open_entry(Item *t) {
         t->nq = int_at(t, AT_cu_seqlens_q, t->b + 1) - t->q0;
         t->nk = int_at(t, AT_cu_seqlens_k, t->b + 1) - t->k0;
     }
-    if (length(t, AT_mask_offset_mode) == ATTNC_OFFSET_BR)
-        offset = t->nk - t->nq;
-    else if (length(t, AT_mask_offset_mode) == ATTNC_OFFSET_LEN)
-        offset = int_at(t, AT_lens_k, t->b) - t->nq;
+    int64_t all = t->nk;
     if (t->spec->lens_k) {
         int32_t len = int_at(t, AT_lens_k, t->b);
         t->nk = len < t->nk ? len : t->nk;
         t->nk = t->nk < 0 ? 0 : t->nk;
     }
+    if (length(t, AT_mask_offset_mode) == ATTNC_OFFSET_BR)
+        offset = all - t->nq;
+    else if (length(t, AT_mask_offset_mode) == ATTNC_OFFSET_LEN)
+        offset = t->nk - t->nq;
     return offset;
 }
 

@@ -274,13 +274,16 @@ static inline int32_t *cu_make(int64_t batch, int64_t n,
     return cu;
 }
 
-/* Key lengths 0..nk of each entry; in varlen up to the sequence's own. */
+/* Key lengths 0..nk of each entry; in varlen also beyond the sequence. */
 static inline int32_t *lens_make(const Case *c, const int32_t *cu_k) {
     int32_t *lens = malloc(sizeof(int32_t) * (size_t)(c->batch + 1));
     for (int64_t b = 0; b < c->batch; b++) {
         int64_t n = cu_k ? cu_k[b + 1] - cu_k[b] : c->nk;
         int64_t pick = random_int(0, 4);
-        lens[b] = (int32_t)(pick == 0 ? 0 : pick == 1 ? n : random_int(0, n));
+        lens[b] = (int32_t)(pick == 0   ? 0
+                            : pick == 1 ? n
+                            : pick == 2 ? c->nk
+                                        : random_int(0, n));
     }
     return lens;
 }

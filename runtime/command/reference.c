@@ -24,13 +24,14 @@ RefSeq ref_seq_at(const RefProblem *p, int64_t b) {
         q.nq = a->cu_seqlens_q[b + 1] - q.q0;
         q.nk = a->cu_seqlens_k[b + 1] - q.k0;
     }
-    q.offset = a->mask_offset;
-    if (a->mask_offset_mode == ATTNC_OFFSET_BR)
-        q.offset = q.nk - q.nq;
-    else if (a->mask_offset_mode == ATTNC_OFFSET_LEN)
-        q.offset = a->lens_k[b] - q.nq;
+    int64_t all = q.nk;
     if (p->s->lens_k && a->lens_k[b] < q.nk)
         q.nk = a->lens_k[b] > 0 ? a->lens_k[b] : 0;
+    q.offset = a->mask_offset;
+    if (a->mask_offset_mode == ATTNC_OFFSET_BR)
+        q.offset = all - q.nq;
+    else if (a->mask_offset_mode == ATTNC_OFFSET_LEN)
+        q.offset = q.nk - q.nq;
     return q;
 }
 
