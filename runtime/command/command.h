@@ -138,6 +138,7 @@ typedef struct Problem {
     int offset_mode;
     double scale, softcap; /* scale NaN: the default */
     uint64_t seed;
+    int threads; /* 0: the default */
     Npy file[FILES]; /* fd -1: not given */
 } Problem;
 
@@ -188,8 +189,9 @@ void outfile_drop(OutFile *f);
 
 /* ---- session.c: what the library is asked through ----------------------- */
 
-/* A context made of the options and the environment. */
-int session_open(const Options *o, attnc_context **out, Err *e);
+/* A context made of the options and the environment, for a device that this
+ * machine can run. */
+int session_open(const Options *o, int threads, attnc_context **out, Err *e);
 /* The device of --target and the cache's directory, without a context. */
 int session_device(const Options *o, Device *out, Err *e);
 /* The cache at its usual place. */
@@ -228,6 +230,8 @@ typedef struct Text {
 Text text_bytes(double bytes); /* "1.5 MiB" */
 Text text_count(double n);     /* "4.29 G" */
 Text text_ms(double ms);       /* "12.1 ms", "350 us", "2.10 s" */
+/* Replaces what a terminal or JSON would not take as text by `?`. */
+void text_clean(char *line);
 /* "f32, 1 x 8 heads x 4096 x 64, causal:br" */
 void text_problem(const Problem *p, Str *out);
 /* "AMD EPYC 7B13 (avx2, 2 cores)" */

@@ -21,10 +21,9 @@ json_t *json_text(const char *text) {
     if (j)
         return j;
     char *copy = strdup(text);
-    for (char *c = copy; c && *c; c++)
-        if ((unsigned char)*c >= 0x80)
-            *c = '?';
-    j = json_string(copy);
+    if (copy)
+        text_clean(copy);
+    j = copy ? json_string(copy) : NULL;
     free(copy);
     return j;
 }

@@ -36,9 +36,7 @@ static void print_error(const Err *e) {
     if (strncmp(text, "command: ", 9) == 0)
         text += 9;
     snprintf(line, sizeof line, "%s", text);
-    for (char *c = line; *c; c++)
-        if ((unsigned char)*c < ' ' || *c == 127)
-            *c = '?';
+    text_clean(line);
     fprintf(stderr, "attnc: %s\n", line);
 }
 
@@ -116,7 +114,8 @@ int main(int argc, char **argv) {
     Str out = {0};
     Err e = {0};
     hold_streams();
-    signal(SIGPIPE, SIG_IGN); /* a closed pipe is a failed write */
+    signal(SIGPIPE, SIG_IGN); /* a closed pipe is a failed write, */
+    signal(SIGXFSZ, SIG_IGN); /* and so is a file that may not grow */
     int rc = command(argc, argv, &out, &e);
     if (rc >= 0 && session_warnings.len)
         fprintf(stderr, "%s", session_warnings.text);

@@ -125,9 +125,13 @@ static int unknown(const Options *o, const char *word, Err *e) {
     const char *bare = word + strspn(word, "-");
     char name[64];
     snprintf(name, sizeof name, "%.*s", (int)strcspn(bare, "="), bare);
+    const char *nearest = nearest_word(name, names, n);
+    for (int i = n - 1; name[0] && i >= 0; i--)
+        if (strncmp(names[i], name, strlen(name)) == 0)
+            nearest = names[i]; /* its beginning */
     return err_set(e, ERR_REQUEST, "command", NULL,
                    "%s: unknown option of `attnc %s`; nearest: --%s", word,
-                   verb_name(o->verb), nearest_word(name, names, n));
+                   verb_name(o->verb), nearest);
 }
 
 /* getopt also takes unique beginnings; a script that used one would break

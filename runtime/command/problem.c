@@ -11,6 +11,8 @@
 
 #include "command.h"
 
+enum { THREADS_MAX = 4096 };
+
 static const char *const size_names[] = {
 #define X(name) #name,
     SIZE_LIST(X)
@@ -104,11 +106,13 @@ static int take_layout(const Options *o, Problem *p, Err *e) {
 }
 
 static int take_scalars(const Options *o, Problem *p, Err *e) {
-    int64_t seed = 0;
+    int64_t seed = 0, threads = 0;
     int rc = take_number(o, OPT_scale, -INFINITY, &p->scale, e);
     rc = rc ? rc : take_number(o, OPT_softcap, 0, &p->softcap, e);
     rc = rc ? rc : option_int(o, OPT_data_seed, 0, INT64_MAX, &seed, e);
+    rc = rc ? rc : option_int(o, OPT_threads, 1, THREADS_MAX, &threads, e);
     p->seed = (uint64_t)seed;
+    p->threads = (int)threads;
     p->spec.softcap = o->given[OPT_softcap].text != NULL;
     p->spec.alibi = o->given[OPT_alibi].text != NULL;
     p->spec.sink = o->given[OPT_sink].text != NULL;

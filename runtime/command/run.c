@@ -17,7 +17,7 @@ static double now_ms(void) {
 
 static int prepare(const Options *o, Run *r, Err *e) {
     attnc_prepare_options pins = {sizeof pins, o->given[OPT_tile].text};
-    int rc = session_open(o, &r->ctx, e);
+    int rc = session_open(o, r->problem.threads, &r->ctx, e);
     if (rc)
         return rc;
     if (attnc_prepare_with(r->ctx, &r->problem.spec, &r->problem.shape, &pins,
@@ -79,13 +79,11 @@ static void on_check(void *user, double done) {
 }
 
 static int check(const Options *o, Run *r, Err *e) {
-    int64_t threads = 0;
     r->checked = o->given[OPT_check].text != NULL;
     if (!r->checked)
         return 0;
-    option_int(o, OPT_threads, 1, INT32_MAX, &threads, e);
-    int rc = reference_check(&r->problem.spec, &r->args, (int)threads, on_check,
-                             NULL, &r->check, e);
+    int rc = reference_check(&r->problem.spec, &r->args, r->problem.threads,
+                             on_check, NULL, &r->check, e);
     progress_show("check against f64", 1);
     return rc;
 }

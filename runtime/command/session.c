@@ -8,8 +8,6 @@
 
 #include "command.h"
 
-enum { THREADS_MAX = 4096 };
-
 Str session_warnings;
 
 static void on_log(void *user, int level, const char *line) {
@@ -69,23 +67,27 @@ int session_templates(const Templates **out, Err *e) {
     return templates_dir() ? templates_read(templates_dir(), out, e) : 0;
 }
 
-int session_open(const Options *o, attnc_context **out, Err *e) {
+int session_open(const Options *o, int threads, attnc_context **out, Err *e) {
     attnc_options options = ATTNC_OPTIONS_INIT;
     const char *off = getenv("ATTNC_NO_COMPILE");
-    int64_t threads = 0;
     int rc = check_target(o, e);
-    rc = rc ? rc : option_int(o, OPT_threads, 1, THREADS_MAX, &threads, e);
     if (rc)
         return rc;
     options.target = target(o);
     options.no_compile = off && off[0] && strcmp(off, "0") != 0;
     options.compilers = getenv("ATTNC_COMPILERS");
     options.templates_dir = templates_dir();
-    options.threads = (int32_t)threads;
+    options.threads = threads;
     options.log = on_log;
     if (attnc_context_create(&options, out) != 0)
         return session_error(e);
-    return check_kind(o, &(*out)->device, e);
+    const Device *device = &(*out)->device;
+    rc = check_kind(o, device, e);
+    if (rc == 0 && !probe_runs(device->arch))
+        rc = err_set(e, ATTNC_E_MISSING, "command", NULL,
+                     "--target %s: this machine cannot run %s; nearest: cpu",
+                     target(o), device->arch);
+    return rc;
 }
 
 /* ---- errors ------------------------------------------------------------ */

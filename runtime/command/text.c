@@ -43,6 +43,30 @@ Text text_ms(double ms) {
     return t;
 }
 
+/* Bytes of the UTF-8 character at p, 0: none, or one that moves a cursor. */
+static int utf8_length(const unsigned char *p) {
+    int n = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2
+            : p[0] < 0xf0 ? 3 : p[0] < 0xf5 ? 4 : 0;
+    for (int i = 1; i < n; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    bool control = p[0] < ' ' || p[0] == 127 || (p[0] == 0xc2 && p[1] < 0xa0);
+    bool outside = (p[0] == 0xe0 && p[1] < 0xa0) ||
+                   (p[0] == 0xed && p[1] > 0x9f) ||
+                   (p[0] == 0xf0 && p[1] < 0x90) ||
+                   (p[0] == 0xf4 && p[1] > 0x8f);
+    return control || outside ? 0 : n;
+}
+
+void text_clean(char *line) {
+    for (unsigned char *p = (unsigned char *)line; *p;) {
+        int n = utf8_length(p);
+        if (n == 0)
+            *p = '?';
+        p += n ? n : 1;
+    }
+}
+
 static void add_size(const Problem *p, int a, int b, Str *out) {
     if (p->size[a].n == p->size[b].n)
         str_addf(out, "%" PRId64, p->size[a].n);
