@@ -113,8 +113,20 @@ static void an_illegal_tile_has_a_reason(void **state) {
     expect_illegal("copy_kv=0", "dtype=f16",
                    "copy_kv=0 reads K and V in place, which needs dtype=f32, "
                    "not f16; nearest copy_kv=1");
-    expect_illegal("block_q=2400", "", "needs 1274624 bytes of SRAM, there "
-                                       "are 524288");
+}
+
+static void a_tile_must_fit_the_sram(void **state) {
+    (void)state;
+    attnc_spec s = spec("");
+    Device d = device("avx2");
+    Tile t = tile("block_q=2400");
+    char why[120];
+    assert_false(tile_legal(&s, &ATTNC_SHAPE_DEFAULT, &d, &t, why));
+    assert_non_null(strstr(why, " bytes of SRAM, there are 524288"));
+    d.sram_bytes = (double)model_scratch_bytes(&s, &d, &t);
+    assert_true(tile_legal(&s, &ATTNC_SHAPE_DEFAULT, &d, &t, why));
+    d.sram_bytes--;
+    assert_false(tile_legal(&s, &ATTNC_SHAPE_DEFAULT, &d, &t, why));
 }
 
 static void a_cpu_tile_needs_a_cpu(void **state) {
@@ -235,6 +247,7 @@ int main(void) {
         cmocka_unit_test(text_reads_back),
         cmocka_unit_test(bad_text_changes_nothing),
         cmocka_unit_test(an_illegal_tile_has_a_reason),
+        cmocka_unit_test(a_tile_must_fit_the_sram),
         cmocka_unit_test(a_cpu_tile_needs_a_cpu),
         cmocka_unit_test(the_safe_tile_is_legal_for_every_spec),
         cmocka_unit_test(the_search_holds_what_was_measured_best),
