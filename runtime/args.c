@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Checks a launch's arguments against its plan: one line for each fault. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "runtime.h"
@@ -92,9 +93,8 @@ static int check_output(const View *o, int64_t batch, Err *e) {
     } dims[] = {{"stride_b", batch, t->stride_b},
                 {"stride_h", o->heads, t->stride_h},
                 {"stride_n", o->rows, t->stride_n}};
-    for (int i = 0; i < 3; i++) {
-        int64_t s = dims[i].stride < 0 ? -dims[i].stride : dims[i].stride;
-        if (!o->empty && dims[i].n > 1 && s < o->dim)
+    for (int i = 0; i < 3 && !o->empty; i++) {
+        if (dims[i].n > 1 && llabs(dims[i].stride) < o->dim)
             REFUSE("o", "%s is %lld: rows of %lld elements would overlap",
                    dims[i].name, (long long)dims[i].stride, (long long)o->dim);
     }
