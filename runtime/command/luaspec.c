@@ -90,29 +90,49 @@ static void add_scalar(Child *c, lua_State *L, const char *key) {
     lua->lua_settop(L, -2);
 }
 
-/* A list {70, 64} as "70,64"; named fields {block_q = 64} as "block_q=64". */
-static void add_table(Child *c, lua_State *L, const char *key) {
-    const LuaApi *lua = c->lua;
+static int count_entries(const LuaApi *lua, lua_State *L) {
     int n = 0;
-    for (;; n++) {
-        if (lua->lua_rawgeti(L, -1, n + 1) == LUA_TNIL)
-            break;
-        if (n == LIST_MAX)
-            lua->luaL_error(L, "%s: more than 65536 numbers", key);
-        str_addf(&c->reply, n ? "," : "");
+    lua->lua_pushnil(L);
+    for (; lua->lua_next(L, -2); n++)
+        lua->lua_settop(L, -2);
+    return n;
+}
+
+/* Entries 1 .. n of the table on top: "70,64". */
+static void add_list(Child *c, lua_State *L, const char *key, int n) {
+    for (int i = 1; i <= n; i++) {
+        str_addf(&c->reply, i > 1 ? "," : "");
+        c->lua->lua_rawgeti(L, -1, i);
         add_scalar(c, L, key);
     }
-    lua->lua_settop(L, -2);
+}
+
+/* Its named entries: "block_q=64,block_k=32". */
+static void add_pairs(Child *c, lua_State *L, const char *key) {
+    const LuaApi *lua = c->lua;
     lua->lua_pushnil(L);
-    for (int named = 0; n == 0 && lua->lua_next(L, -2); named++) {
+    for (int n = 0; lua->lua_next(L, -2); n++) {
         if (lua->lua_type(L, -2) != LUA_TSTRING)
             lua->luaL_error(L, "%s: a list with gaps", key);
-        str_addf(&c->reply, "%s%s=", named ? "," : "",
+        str_addf(&c->reply, "%s%s=", n ? "," : "",
                  lua->lua_tolstring(L, -2, NULL));
         add_scalar(c, L, key);
     }
+}
+
+static void add_table(Child *c, lua_State *L, const char *key) {
+    const LuaApi *lua = c->lua;
+    int n = count_entries(lua, L);
+    if (n > LIST_MAX)
+        lua->luaL_error(L, "%s: more than 65536 numbers", key);
+    bool list = n && lua->lua_rawgeti(L, -1, n) != LUA_TNIL;
     if (n)
         lua->lua_settop(L, -2);
+    if (list)
+        add_list(c, L, key, n);
+    else
+        add_pairs(c, L, key);
+    lua->lua_settop(L, -2);
 }
 
 static void add_fields(Child *c, lua_State *L) {
@@ -126,21 +146,17 @@ static void add_fields(Child *c, lua_State *L) {
         if (strcspn(key, "\n") > 64 || strchr(key, '\n'))
             lua->luaL_error(L, "a key that is no flag");
         str_addf(&c->reply, "%s\n", key);
-        if (lua->lua_type(L, -1) == LUA_TTABLE) {
+        if (lua->lua_type(L, -1) == LUA_TTABLE)
             add_table(c, L, key);
-            lua->lua_settop(L, -2);
-        } else {
+        else
             add_scalar(c, L, key);
-        }
         str_addf(&c->reply, "\n");
     }
 }
 
 /* All that may fail, for a protected call. */
 static int evaluate(lua_State *L) {
-    Child *c;
-    /* The one argument is the Child; its table is not known before. */
-    c = *(Child **)lua_getextraspace(L);
+    Child *c = *(Child **)lua_getextraspace(L);
     const LuaApi *lua = c->lua;
     char name[128];
     open_libraries(lua, L);
