@@ -119,9 +119,10 @@ static void say_step(const Story *s, int i, Str *out) {
     text_tile(&step->tile, out);
     str_addf(out,
              "\n          from the %s; %s predicted, bound by %s\n"
-             "          %.0f work items in %.3g waves, %s of %s SRAM each\n",
+             "          %.0f work items in %.3g wave%s, %s of %s SRAM each\n",
              tile_from_name(step->tile.from), text_ms(f->time_ms).s, f->bound,
-             f->items, f->waves, text_bytes(f->sram_footprint).s,
+             f->items, f->waves, f->waves == 1 ? "" : "s",
+             text_bytes(f->sram_footprint).s,
              text_bytes(s->plan.device.sram_bytes).s);
     str_addf(out, "          compute %9s  %sFLOP, %s exp2\n",
              text_ms(f->compute_ms).s, text_count(f->flops).s,
