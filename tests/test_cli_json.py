@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import unittest
 
@@ -117,10 +118,27 @@ class Run(Case):
         self.assertEqual(o("--data-seed", 7), o("--data-seed", 7))
 
     def test_failed_check_is_exit_1(self):
-        # 1e308 in a f64 file becomes inf: O is NaN both here and in f64, so
-        # a check of it must say ok; only the exit code 0 is acceptable.
+        templates, wrong = self.path("templates"), 0
+        shutil.copytree(os.path.join(_attnc.SOURCE, "templates"), templates)
+        for root, _, files in os.walk(templates):
+            for name in files:
+                path = os.path.join(root, name)
+                text = self.read(path)
+                bad = text.replace(b"0.6931471805599453", b"0.7")  # ln 2
+                wrong += text != bad
+                with open(path, "wb") as f:
+                    f.write(bad)
+        self.assertGreater(wrong, 0)
+        env = {"ATTNC_TEMPLATES": templates}
+        j = self.object("run", "--seqlen", 64, "--check", rc=1, env=env)
+        self.assertIs(j["check"]["ok"], False)
+        self.assertIn("lse", j["check"]["why"])
+        text = self.good("run", "--seqlen", 64, "--check", rc=1, env=env)
+        self.assertIn("check     FAILED", text)
+
+    def test_infinite_inputs_are_no_failure(self):
         x = np.zeros((1, 1, 4, 8))
-        x[0, 0, 1, 2] = 1e308
+        x[0, 0, 1, 2] = 1e308  # infinity in f32: NaN in O, as in f64
         self.good("run", "--q", self.save("q.npy", x), "--seqlen-k", 4,
                   "--check", env=BUILTIN)
 
