@@ -43,6 +43,9 @@ INLINE void load_tile(u32 dst, const u16 *src, i64 row, i64 n) {
     UNROLL for (u32 i = 0; i < 4; i++) {
         u32 r = i * 16 + thread_x() / 8, c = thread_x() % 8;
         u32 valid = row + r < n ? 16 : 0;
+#ifdef BUG_ROW
+        valid = row + r + 1 < n ? 16 : 0;
+#endif
 #ifdef BUG_LOAD
         valid = 16;
 #endif
@@ -201,6 +204,9 @@ INLINE void load_q(u32 q[4][4], u32 smem, u32 warp) {
     u32 lane = lane_id();
     UNROLL for (u32 k = 0; k < 4; k++) {
         u32 row = warp * 16 + (lane & 15);
+#ifdef BUG_LANE_MAP
+        row = warp * 16 + (lane & 7) + (lane >> 4) * 8;
+#endif
         ldmatrix_x4(q[k], smem + SMEM_Q + place(row, k * 2 + (lane >> 4)));
     }
 }
