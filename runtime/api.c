@@ -17,6 +17,7 @@ typedef struct Run {
     Str identity, log;
     CacheKey key;
     Outcome out;
+    bool spoiled; /* the disk cache's entry does not load */
     Err e;
 } Run;
 
@@ -53,6 +54,7 @@ static bool from_disk(Run *r, Module *m) {
                 r->e.text);
     r->c->backend->free(&m->kernel);
     r->e = (Err){0};
+    r->spoiled = true;
     return false;
 }
 
@@ -126,7 +128,8 @@ static int module_make(Run *r, Module *m) {
     if (check_compiler(r))
         return r->e.code;
     int token = cache_lock(r->c->cache, &r->key, LOCK_MS);
-    int rc = token >= 0 && from_disk(r, m) ? 0 : from_source(r, m);
+    bool again = token >= 0 && !r->spoiled;
+    int rc = again && from_disk(r, m) ? 0 : from_source(r, m);
     if (token >= 0)
         cache_unlock(r->c->cache, token);
     return rc;
