@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What one CPU worker keeps between the stages of a work item, in bytes: the
+ * emitted kernel takes its offsets from here, the model its footprint. */
+#include <string.h>
+
+#include "gen.h"
+
+static int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+/* Reserves bytes at the next multiple of 64; returns where. */
+static int64_t place(CpuScratch *c, int64_t bytes) {
+    int64_t at = c->total;
+    c->total += ceil_div(bytes, 64) * 64;
+    return at;
+}
+
+/* Products of bf16 pairs in one instruction: Q, K and V are kept as pairs. */
+static bool pairs(const attnc_spec *s, const Device *d) {
+    return s->dtype == ATTNC_BF16 && !strcmp(d->arch, "avx512bf16");
+}
+
+void cpu_scratch(const attnc_spec *s, const Device *d, const Tile *t,
+                 CpuScratch *out) {
+    CpuScratch c = {0};
+    int64_t lanes = (int64_t)d->vector_bytes / 4;
+    int64_t micro = lanes * t->v[T_cpu_fwd_vecs];
+    int64_t rows = t->v[T_cpu_fwd_block_q];
+    int64_t keys = t->v[T_cpu_fwd_block_k];
+    int64_t dim = s->head_dim, dim_v = s->head_dim_v;
+    bool paired = pairs(s, d);
+    if (paired)
+        dim = ceil_div(dim, 2); /* one 32-bit word holds a pair */
+
+    c.qt = place(&c, rows * dim * 4);
+    c.ot = place(&c, rows * dim_v * 4);
+    c.max = place(&c, rows * 4);
+    c.sum = place(&c, rows * 4);
+    c.pos = place(&c, rows * 4);
+    c.slope = place(&c, s->alibi ? rows * 4 : 0);
+    c.s = place(&c, (keys + t->v[T_cpu_fwd_keys]) * micro * 4);
+    bool copy = t->v[T_cpu_fwd_copy_kv];
+    int64_t keys_v = paired ? ceil_div(keys, 2) : keys;
+    c.k = place(&c, copy ? keys * dim * 4 : 0);
+    c.v = place(&c, copy ? keys_v * dim_v * 4 : 0);
+    *out = c;
+}

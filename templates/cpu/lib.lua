@@ -1,0 +1,91 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- What CPU templates may call, and the numbers they name. Given by emit.c:
+-- S spec, P promises, D device, steps, version; set by enter(): step, T, L.
+
+-- An ISA is its lanes and registers (rows of the device), a file of
+-- primitives, and per dtype the folder whose stages replace the common ones.
+local isa = {
+    portable = { prim = "portable" },
+    avx2 = { prim = "avx2" },
+    avx512 = { prim = "avx512" },
+    avx512bf16 = { prim = "avx512", bf16 = "bf16dot" },
+    neon = { prim = "neon" },
+}
+
+ISA = assert(isa[D.arch], "no CPU templates for arch " .. D.arch)
+lanes = D.vector_bytes // 4 | 0
+vector_bytes = lanes * 4
+dim, dim_v = S.head_dim, S.head_dim_v
+reduced = S.dtype ~= "f32"
+masked = S.mask ~= "none"
+offsets = masked or S.alibi -- the launch has a diagonal
+kv_elem = "f32_any"
+q_factor = "1.4426950408889634f" -- log2 e: scores in log2 units
+override = ISA[S.dtype] or false
+
+-- Numbers of one step's tile, under short names.
+function enter(a_step)
+    step, T, L = a_step, a_step.tile, a_step.scratch
+    args = step.role .. "_args"
+    split = step.role == "fwd_split"
+    unroll = dim % 2 == 0 and 2 or 1 -- the loop over d: its exit is predicted
+    micro = T.vecs and T.vecs * lanes
+end
+
+-- Runs a stage file, or the one that replaces it for this ISA and dtype.
+function stage(name, ...)
+    local own = override and "cpu/stage/" .. override .. "/" .. name .. ".c.in"
+    if own and has_template(own) then
+        return include(own, ...)
+    end
+    return include("cpu/stage/" .. name .. ".c.in", ...)
+end
+
+-- "a#" for # = 0 .. n - 1, joined: each(2, "q# = p[#]") is
+-- "q0 = p[0], q1 = p[1]".
+function each(n, text, separator)
+    local out = {}
+    for i = 0, n - 1 do
+        out[#out + 1] = text:gsub("#", i)
+    end
+    return table.concat(out, separator or ", ")
+end
+
+-- C type of a launch argument's slot.
+function slot_type(p)
+    local lists = { lens_k = "const i32 *", cu_seqlens_q = "const i32 *",
+        cu_seqlens_k = "const i32 *", slopes = "const f32 *",
+        sink = "const f32 *", lse = "f32 *", spec = "const void *" }
+    local kinds = { pointer_in = "const elem *", pointer_out = "elem *",
+        length = "i64 ", stride = "i64 ", scalar = "f32 ", work = "f32 *" }
+    return lists[p.name] or kinds[p.kind]
+end
+
+-- (2^x - 1) / x on [-1/2, 1/2], highest power first: 2^x to 9.1e-8, or to
+-- 1.0e-4 where the output keeps 11 bits or fewer; 2^0 is exactly 1.
+exp2_rest = reduced and { "0.242211014f", "0.693282902f" }
+    or { "0.00967151299f", "0.0555073358f", "0.240222424f", "0.693147004f" }
+exp2_first = reduced and "0.0550089516f" or "0.00132647285f"
+exp2_first = "all(" .. exp2_first .. ")"
+
+-- Rounds of an n x n transpose: at distance h, rows i and i + h swap the
+-- blocks that lie off the diagonal.
+function transpose_rounds(n)
+    local out, h = {}, n // 2
+    while h > 0 do
+        local low, high = {}, {}
+        for l = 0, n - 1 do
+            low[#low + 1] = l & h == 0 and l or n + l - h
+            high[#high + 1] = l & h == 0 and l + h or n + l
+        end
+        out[#out + 1] = { h = h, low = table.concat(low, ", "),
+            high = table.concat(high, ", ") }
+        h = h // 2
+    end
+    return out
+end
+
+-- A misspelt name is an error, not nil.
+setmetatable(_G, { __index = function(_, name)
+    error("no such name: " .. tostring(name), 2)
+end })
