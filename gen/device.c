@@ -81,12 +81,19 @@ static bool needs_value(const Device *d, const char *figure) {
     static const char *const cpu[] = {"l1_bytes", "vector_bytes",
                                       "vector_regs", "fma_per_cycle",
                                       "loads_per_cycle"};
+    static const char *const gpu[] = {"vector_regs", "sram_core_bytes",
+                                      "exp2_gops",   "max_threads",
+                                      "max_blocks",  "sram_width"};
     for (size_t i = 0; i < sizeof always / sizeof *always; i++) {
         if (!strcmp(always[i], figure))
             return true;
     }
     for (size_t i = 0; i < sizeof cpu / sizeof *cpu; i++) {
         if (d->kind == DEVICE_CPU && !strcmp(cpu[i], figure))
+            return true;
+    }
+    for (size_t i = 0; i < sizeof gpu / sizeof *gpu; i++) {
+        if (d->kind != DEVICE_CPU && !strcmp(gpu[i], figure))
             return true;
     }
     return false;

@@ -9,15 +9,34 @@
 /* A GPU: exp2 runs at 16 per clock and SM on every chip here (CUDA C++
  * Programming Guide, table of arithmetic throughput). */
 #define GPU(name_, arch_, sms, ghz, block_kb, sm_kb, l2_mb, l2_gbs, gbs,       \
-            f32, tf32, f16, bf16)                                              \
+            f32, tf32, f16, bf16, capability)                                  \
     {                                                                          \
         .name = name_, .arch = arch_, .kind = DEVICE_CUDA, .cores = sms,       \
         .clock_ghz = ghz, .sram_bytes = (block_kb) * KB,                       \
         .sram_core_bytes = (sm_kb) * KB, .llc_bytes = (l2_mb) * MB,            \
         .llc_gbs = l2_gbs, .dram_gbs = gbs, .vector_regs = 65536,              \
         .f32_tflops = f32, .tf32_tflops = tf32, .f16_tflops = f16,             \
-        .bf16_tflops = bf16, .exp2_gops = 16.0 * (sms) * (ghz)                 \
+        .bf16_tflops = bf16, .exp2_gops = 16.0 * (sms) * (ghz), capability     \
     }
+
+/* What all chips of a compute capability share: CUDA C++ Programming Guide,
+ * table of technical specifications. Shared memory: 32 banks of 4 bytes; half
+ * of that on Turing (Jia et al. 2019, arXiv:1903.07486). mma.sync reaches
+ * 0.63 of Hopper's wgmma peak (Luo et al. 2024, arXiv:2402.13499); on sm_100
+ * the same rate per SM is assumed. */
+#define LIMITS(threads, blocks, reserved)                                      \
+    .max_threads = threads, .max_blocks = blocks, .sram_reserved = reserved
+#define CC75                                                                   \
+    .mma_k = 8, .mma_share = 1, .sram_width = 64, LIMITS(1024, 16, 0)
+#define CC80_(share, threads, blocks)                                          \
+    .mma_k = 16, .mma_share = share, .cp_async = 1, .sram_width = 128,         \
+    LIMITS(threads, blocks, 1024)
+#define CC80 CC80_(1, 2048, 32)
+#define CC86 CC80_(1, 1536, 16)
+#define CC89 CC80_(1, 1536, 24)
+#define CC90 CC80_(0.63, 2048, 32)
+#define CC100 CC80_(0.31, 2048, 32)
+#define CC120 CC80_(1, 1536, 24)
 
 /* A CPU: peaks follow from cores, clock, FMAs per cycle and width (f32: 2
  * flops for each 4 bytes). */
@@ -44,34 +63,35 @@ typedef struct Row {
  * bytes per clock and SM, what A100's 5120 bytes per clock come to, marked
  * "L2 est.". */
 static const Row rows[] = {
-    {GPU("T4", "sm_75", 40, 1.59, 64, 64, 4, 1270, 320, 8.1, 0, 65, 0),
+    {GPU("T4", "sm_75", 40, 1.59, 64, 64, 4, 1270, 320, 8.1, 0, 65, 0,
+         CC75),
      "NVIDIA T4 datasheet; L2 rate: Jia et al. 2019, arXiv:1903.07486"},
     {GPU("A100", "sm_80", 108, 1.41, 163, 164, 40, 7219, 2039, 19.5, 156, 312,
-         312),
+         312, CC80),
      "NVIDIA A100 80GB SXM datasheet; A100 whitepaper (5120 B/clk of L2)"},
     {GPU("RTX 3090", "sm_86", 82, 1.695, 99, 100, 6, 6672, 936, 35.6, 35.6, 71,
-         71),
+         71, CC86),
      "NVIDIA GA102 whitepaper, appendix A; L2 est."},
     {GPU("A6000", "sm_86", 84, 1.8, 99, 100, 6, 7258, 768, 38.7, 77.4, 154.8,
-         154.8),
+         154.8, CC86),
      "NVIDIA RTX A6000 datasheet, GA102 whitepaper; L2 est."},
     {GPU("L40S", "sm_89", 142, 2.52, 99, 100, 96, 17176, 864, 91.6, 183, 362,
-         362),
+         362, CC89),
      "NVIDIA L40S datasheet; L2 est."},
     {GPU("RTX 4090", "sm_89", 128, 2.52, 99, 100, 72, 15483, 1008, 82.6, 82.6,
-         165.2, 165.2),
+         165.2, 165.2, CC89),
      "NVIDIA Ada whitepaper, appendix A; L2 est."},
     {GPU("H100", "sm_90a", 132, 1.83, 227, 228, 50, 9370, 3352, 66.9, 494.7,
-         989.4, 989.4),
+         989.4, 989.4, CC90),
      "NVIDIA H100 SXM datasheet, Hopper whitepaper; L2 as A100, 5120 B/clk"},
     {GPU("H200", "sm_90a", 132, 1.83, 227, 228, 50, 9370, 4800, 66.9, 494.7,
-         989.4, 989.4),
+         989.4, 989.4, CC90),
      "NVIDIA H200 SXM datasheet; the rest as H100"},
     {GPU("B200", "sm_100", 148, 1.85, 227, 228, 126, 13142, 8000, 75, 1125,
-         2250, 2250),
+         2250, 2250, CC100),
      "NVIDIA HGX B200 datasheet, per GPU; L2 est."},
     {GPU("RTX 5090", "sm_120", 170, 2.407, 99, 100, 96, 19641, 1792, 104.8,
-         104.8, 209.5, 209.5),
+         104.8, 209.5, 209.5, CC120),
      "NVIDIA RTX Blackwell whitepaper, appendix A; L2 est."},
     {CPU("avx2", 8, 4.5, 32, 512, 32, 700, 51, 32, 16, 2, 2, 0),
      "AMD Ryzen 7 5800X: AMD guide 56665 (Zen 3); LLC est. 20 B/clk and core; "

@@ -343,6 +343,24 @@ typedef struct CpuScratch {
 void cpu_scratch(const attnc_spec *s, const Device *d, const Tile *t,
                  CpuScratch *out);
 
+/* ---- smem.c ------------------------------------------------------------ */
+
+/* Shared memory of one block of mma_fwd or fma_fwd, in bytes; templates see
+ * it as the table L, the model as a footprint. Rows of mma tiles are kept in
+ * pages of 128, then 64, 32, 16 bytes of each row, [page][row][bytes], with
+ * their 16-byte chunks swizzled; rows of fma tiles are f32 at a pitch. */
+typedef struct CudaSmem {
+    int64_t dim, dim_v;       /* columns kept of Q, K; of V, O */
+    int64_t q, k, v;          /* tiles; of K and V the first stage */
+    int64_t p;                /* fma: weights, f32 [block_q][block_k] */
+    int64_t o;                /* O on its way out, over what is done with */
+    int64_t k_stages, v_stages, k_bytes, v_bytes; /* of one stage */
+    int64_t q_pitch, v_pitch, p_pitch; /* fma; K as Q */
+    int64_t total;
+} CudaSmem;
+void cuda_smem(const attnc_spec *s, const Device *d, const Tile *t,
+               CudaSmem *out);
+
 /* The precompiled kernel (runtime/builtin.c) takes its tile as constants: the
  * family's only legal `rows` is BUILTIN_ROWS; grid BATCH, KV_HEADS, ROWS /
  * BUILTIN_ROWS, items numbered as those of fwd. */
