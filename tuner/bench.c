@@ -3,7 +3,7 @@
  * after it, so that a machine whose clock drifts changes both alike. */
 #include "bench.h"
 
-#include <dirent.h>
+#include <ftw.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -202,14 +202,15 @@ static void find_command(Bench *b) {
              slash ? (int)(slash - self) : 0, self);
 }
 
-/* Deletes what this run kept on disk: a flat directory of its own. */
+static int remove_one(const char *path, const struct stat *st, int type,
+                      struct FTW *at) {
+    (void)st, (void)type, (void)at;
+    return remove(path);
+}
+
+/* Deletes what this run kept on disk. */
 static void scratch_remove(const Bench *b) {
-    DIR *d = opendir(b->scratch);
-    for (struct dirent *e; d && (e = readdir(d));)
-        unlinkat(dirfd(d), e->d_name, 0);
-    if (d)
-        closedir(d);
-    rmdir(b->scratch);
+    nftw(b->scratch, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 }
 
 static int measure(Bench *b) {
