@@ -261,14 +261,17 @@ static int prepare(Run *r, const attnc_spec *spec, const attnc_shape *shape,
     attnc_shape h;
     Request request;
     int rc = spec_check(spec, &s, &r->e);
+    /* A shape that was checked once is in the table as it stands. */
+    if (!rc && shape->struct_size == sizeof *shape &&
+        !(rc = request_fill(&request, &s, shape, tile, &r->e)) &&
+        (*out = table_find(r->c->plans, &request)))
+        return 0;
     rc = rc ? rc : shape_check(shape, &h, &r->e);
     rc = rc ? rc : request_fill(&request, &s, &h, tile, &r->e);
-    if (rc || (*out = table_find(r->c->plans, &request)))
-        return rc;
-    rc = make_plan(r, &s, &h, &request);
+    rc = rc ? rc : make_plan(r, &s, &h, &request);
     if (!rc)
         *out = table_enter(r->c->plans, r->plan);
-    else
+    else if (r->plan)
         attnc_plan_release(r->plan);
     return rc;
 }

@@ -93,7 +93,7 @@ static const char *best_isa(void) {
 }
 
 bool probe_runs(const char *arch) {
-    if (!strcmp(arch, native))
+    if (native[0] && !strcmp(arch, native))
         return true;
     for (int i = isa_level(); i >= 0; i--)
         if (!strcmp(arch, isas[i]))
