@@ -58,10 +58,10 @@ static inline void random_start(void) {
 enum kernel { KERNEL_BUILTIN, KERNEL_COMPILED };
 
 /* A test that runs on both; its state points to the kernel's number. */
-static int kernel_builtin = KERNEL_BUILTIN, kernel_compiled = KERNEL_COMPILED;
-#define ON_BUILTIN(f) {"builtin_" #f, f, NULL, NULL, &kernel_builtin}
+#define ON_BUILTIN(f)                                                          \
+    {"builtin_" #f, f, NULL, NULL, &(int){KERNEL_BUILTIN}}
 #define ON_BOTH(f)                                                             \
-    ON_BUILTIN(f), {"compiled_" #f, f, NULL, NULL, &kernel_compiled}
+    ON_BUILTIN(f), {"compiled_" #f, f, NULL, NULL, &(int){KERNEL_COMPILED}}
 
 static inline void print_log(void *user, int level, const char *line) {
     (void)user;
