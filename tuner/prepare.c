@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 /* ---- preparing --------------------------------------------------------- */
 
@@ -16,13 +17,13 @@ static int prepare_anew(const Bench *b, const Case *c, const char *dir,
     attnc_options options = ATTNC_OPTIONS_INIT;
     attnc_context *ctx;
     attnc_plan *plan;
+    *info = (attnc_plan_info){.struct_size = sizeof *info};
     options.cache_dir = dir;
     options.threads = b->threads;
     if (attnc_context_create(&options, &ctx))
         return say_error("context");
     int r = attnc_prepare(ctx, &c->spec, &c->shape, &plan);
     if (!r) {
-        *info = (attnc_plan_info){.struct_size = sizeof *info};
         r = attnc_plan_get_info(plan, info);
         attnc_plan_release(plan);
     }
@@ -66,8 +67,6 @@ double sample_memory_hit(Bench *b, Case *c) {
 }
 
 /* ---- processes --------------------------------------------------------- */
-
-extern char **environ;
 
 /* Runs argv with its output in `out` (a file); its exit status, or -1. */
 static int run(char *const argv[], const char *out) {
