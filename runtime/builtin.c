@@ -39,14 +39,14 @@ typedef struct Item {
     int64_t begin, end;            /* keys any row sees */
     int d, dv, dv4, rows;
     float scale, cap;
-    int64_t row[ROWS];         /* position * group + head within the group */
-    int64_t lo[ROWS], hi[ROWS];       /* keys it sees */
-    int64_t diagonal[ROWS];           /* its position plus the offset */
+    int64_t row[ROWS];          /* position * group + head within the group */
+    int64_t lo[ROWS], hi[ROWS]; /* keys it sees */
+    int64_t diagonal[ROWS];     /* its position plus the offset */
     float slope[ROWS];
     _Alignas(64) float max[ROWS], sum[ROWS];
-    float *qt, *ot;           /* [sub][dim][lane] */
-    float *k, *v;             /* [key][d], [key][dv4] */
-    float *s, *seen;          /* [key][lane]; scores kept before exp */
+    float *qt, *ot;  /* [sub][dim][lane] */
+    float *k, *v;    /* [key][d], [key][dv4] */
+    float *s, *seen; /* [key][lane]; scores kept before exp */
 } Item;
 
 /* ---- slots ------------------------------------------------------------- */
@@ -120,7 +120,7 @@ static inline f4 pick(i4 yes, f4 x, f4 y) {
 /* e^x for x <= 89: below 2^-126 it is 0, NaN stays NaN. Within 2^-22.8 of its
  * value: 2^n times a polynomial of degree 6 on |f| <= 1/2. */
 static inline f4 exp4(f4 x) {
-    const f4 magic = (f4){ 0 } + 0x1.8p23f; /* rounds to an integer */
+    const f4 magic = (f4){0} + 0x1.8p23f; /* rounds to an integer */
     f4 n = x * 0x1.715476p0f + magic;
     u4 bits = (u4)n;
     n -= magic;
@@ -132,7 +132,7 @@ static inline f4 exp4(f4 x) {
     p = p * f + 1;
     p = p * f + 1;
     p *= (f4)((bits << 23) + (127u << 23));
-    return pick(x < -87.33654f, (f4){ 0 }, p);
+    return pick(x < -87.33654f, (f4){0}, p);
 }
 
 /* An odd polynomial near 0, where 1 - 2 / (e^2x + 1) would cancel. */
@@ -143,7 +143,7 @@ static inline f4 tanh4(f4 x) {
     p = p * z - 5.37397155531e-2f;
     p = p * z + 1.33314422036e-1f;
     p = p * z - 3.33332819422e-1f;
-    f4 e = exp4(pick(a > 10, (f4){ 0 } + 10, a) * 2);
+    f4 e = exp4(pick(a > 10, (f4){0} + 10, a) * 2);
     f4 far = (f4)((i4)(1 - 2 / (e + 1)) | sign);
     return pick(a < 0.625f, x + x * z * p, far);
 }
@@ -251,8 +251,8 @@ static void load_queries(Item *t) {
         float *to = t->qt + (r / LANES * t->d) * LANES + r % LANES;
         int64_t h = t->hk * group + t->row[r] % group;
         load(t->spec->dtype,
-             row_ptr(t, AT_q, AT_q_stride_b, h,
-                     t->q0 + t->row[r] / group), t->d, row);
+             row_ptr(t, AT_q, AT_q_stride_b, h, t->q0 + t->row[r] / group),
+             t->d, row);
         for (int c = 0; c < t->d; c++)
             to[c * LANES] = row[c];
     }
@@ -285,7 +285,7 @@ static void dots(Item *t, const float *qt, int n) {
         const float *k = t->k + r * d;
         f4 a[4][2];
         for (int x = 0; x < 4; x++)
-            a[x][0] = a[x][1] = (f4){ 0 };
+            a[x][0] = a[x][1] = (f4){0};
         for (int c = 0; c < d; c++) {
             f4 q0 = *(const f4 *)(qt + c * LANES);
             f4 q1 = *(const f4 *)(qt + c * LANES + HALF);
@@ -334,7 +334,7 @@ static void mask(Item *t, int u, int64_t j, int n) {
 static void softmax(Item *t, int u, int n, float *ot) {
     for (int half = 0; half < LANES; half += HALF) {
         f4 *max = (f4 *)(t->max + u * LANES + half), m = *max;
-        f4 *sum = (f4 *)(t->sum + u * LANES + half), l = { 0 };
+        f4 *sum = (f4 *)(t->sum + u * LANES + half), l = {0};
         f4 *s = (f4 *)(t->s + half);
         for (int r = 0; r < n; r++)
             m = pick(s[r * 2] > m, s[r * 2], m);
@@ -439,7 +439,7 @@ static void carve(Item *t, char *scratch) {
 /* Items count the row blocks of a head downwards: under a causal mask the
  * longest come first. */
 void builtin_fwd(const uint64_t *args, char *scratch, int64_t item) {
-    Item t = { .slot = args };
+    Item t = {.slot = args};
     t.spec = pointer(&t, AT_spec);
     t.d = t.spec->head_dim;
     t.dv = t.spec->head_dim_v ? t.spec->head_dim_v : t.d;

@@ -39,7 +39,7 @@ static inline float f16_to_f32(uint16_t h) {
     uint32_t special = u + (224u << 23); /* infinity and NaN */
     /* A denormal's value is its mantissa times 2^-24: exact in f32. */
     uint32_t denormal = f32_to_bits((float)(int32_t)(u >> 13) * 0x1p-24f);
-    uint32_t out = u < (1u << 23)      ? denormal
+    uint32_t out = u < (1u << 23)     ? denormal
                    : u >= (31u << 23) ? special
                                       : normal;
     return bits_to_f32(out | sign);

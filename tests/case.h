@@ -58,10 +58,11 @@ static inline void random_start(void) {
 enum kernel { KERNEL_BUILTIN, KERNEL_COMPILED };
 
 /* A test that runs on both; its state points to the kernel's number. */
-#define ON_BUILTIN(f)                                                          \
-    {"builtin_" #f, f, NULL, NULL, &(int){KERNEL_BUILTIN}}
-#define ON_BOTH(f)                                                             \
-    ON_BUILTIN(f), {"compiled_" #f, f, NULL, NULL, &(int){KERNEL_COMPILED}}
+/* clang-format off */
+#define ON_BUILTIN(f) {"builtin_" #f, f, NULL, NULL, &(int){KERNEL_BUILTIN}}
+#define ON_COMPILED(f) {"compiled_" #f, f, NULL, NULL, &(int){KERNEL_COMPILED}}
+#define ON_BOTH(f) ON_BUILTIN(f), ON_COMPILED(f)
+/* clang-format on */
 
 static inline void print_log(void *user, int level, const char *line) {
     (void)user;
@@ -105,17 +106,18 @@ enum layout { BHND, BNHD, GAPS, REVERSED, SHARED, FUZZ, LAYOUTS };
 typedef struct Case {
     attnc_spec spec;
     int64_t batch, heads, kv_heads, nq, nk; /* varlen: longest */
-    int32_t mode; /* of the offset */
+    int32_t mode;                           /* of the offset */
     int64_t offset, left, right, prefix;
     int layout;
     bool no_lse;
-    float scale; /* NaN: default */
+    float scale;                    /* NaN: default */
     const int32_t *rows_q, *rows_k; /* varlen: lengths; NULL: random ones */
 } Case;
 
-#define CASE_INIT                                                              \
-    {.spec = ATTNC_SPEC_DEFAULT, .batch = 1, .heads = 1, .kv_heads = 1,        \
-     .nq = 1, .nk = 1, .scale = NAN}
+/* clang-format off */
+#define CASE_INIT {.spec = ATTNC_SPEC_DEFAULT, .batch = 1, .heads = 1, \
+                   .kv_heads = 1, .nq = 1, .nk = 1, .scale = NAN}
+/* clang-format on */
 
 /* One tensor: guard, rows, and for outputs a guard behind. `kept` is what must
  * be there afterwards, results aside. */
@@ -142,8 +144,8 @@ static inline void case_print(const Case *c) {
     spec_print(&c->spec, &s);
     print_error("case: %s\n  batch=%lld heads=%lld kv_heads=%lld nq=%lld "
                 "nk=%lld mode=%d offset=%lld left=%lld right=%lld "
-                "prefix=%lld layout=%d scale=%g\n", s.text,
-                (long long)c->batch, (long long)c->heads,
+                "prefix=%lld layout=%d scale=%g\n",
+                s.text, (long long)c->batch, (long long)c->heads,
                 (long long)c->kv_heads, (long long)c->nq, (long long)c->nk,
                 c->mode, (long long)c->offset, (long long)c->left,
                 (long long)c->right, (long long)c->prefix, c->layout,
@@ -166,9 +168,8 @@ static inline void lay_fuzz(attnc_tensor *t, int64_t n, int64_t heads,
 
 /* Sets the strides of a tensor of n x heads x rows x dim; returns how many
  * elements it spans, *first the element where row 0 starts. */
-static inline int64_t lay(attnc_tensor *t, int layout, int64_t n,
-                          int64_t heads, int64_t rows, int64_t dim,
-                          int64_t *first) {
+static inline int64_t lay(attnc_tensor *t, int layout, int64_t n, int64_t heads,
+                          int64_t rows, int64_t dim, int64_t *first) {
     int64_t pad = layout == GAPS ? 3 : layout == REVERSED ? 1 : 0;
     t->stride_n = dim + pad;
     t->stride_h = rows * t->stride_n + 2 * pad;
@@ -232,8 +233,8 @@ static inline void rows_of(const Case *c, const int32_t *cu, int64_t n,
     *to = c->spec.varlen ? cu[b + 1] : n;
 }
 
-static inline void fill(const Case *c, Block *b, attnc_tensor *t,
-                        int64_t heads, const int32_t *cu, int64_t n, int dim,
+static inline void fill(const Case *c, Block *b, attnc_tensor *t, int64_t heads,
+                        const int32_t *cu, int64_t n, int dim,
                         const int32_t *lens) {
     for (int64_t e = 0; e < c->batch; e++) {
         int64_t from, to;
@@ -249,8 +250,8 @@ static inline void fill(const Case *c, Block *b, attnc_tensor *t,
 
 /* One tensor amid NaN; inputs end where their memory ends. */
 static inline void tensor_make(const Case *c, Block *b, attnc_tensor *t,
-                               int layout, int64_t heads, int64_t rows,
-                               int dim, size_t behind) {
+                               int layout, int64_t heads, int64_t rows, int dim,
+                               size_t behind) {
     int64_t first, n = c->spec.varlen ? 1 : c->batch;
     int size = dtype_bytes(c->spec.dtype);
     int64_t span = lay(t, layout, n, heads, rows, dim, &first);
@@ -261,8 +262,7 @@ static inline void tensor_make(const Case *c, Block *b, attnc_tensor *t,
 /* ---- lengths ----------------------------------------------------------- */
 
 /* Sequence lengths as given, or 0..n with the corners frequent and n first. */
-static inline int32_t *cu_make(int64_t batch, int64_t n,
-                               const int32_t *given) {
+static inline int32_t *cu_make(int64_t batch, int64_t n, const int32_t *given) {
     int32_t *cu = malloc(sizeof(int32_t) * (size_t)(batch + 1));
     cu[0] = 0;
     for (int64_t b = 0; b < batch; b++) {

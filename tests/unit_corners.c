@@ -53,8 +53,8 @@ static void check_row(const Case *c, const Data *d, int64_t b, int64_t h,
             o[x] += p * v;
         }
     }
-    double lse = d->args.lse[b * d->args.lse_stride_b +
-                             h * d->args.lse_stride_h + i];
+    double lse =
+        d->args.lse[b * d->args.lse_stride_b + h * d->args.lse_stride_h + i];
     if (sum == 0)
         assert_true(lse == -INFINITY);
     else
@@ -88,8 +88,8 @@ static void check_by_definition(const Case *c, attnc_plan *plan) {
 
 /* ---- offsets ----------------------------------------------------------- */
 
-static const int64_t sizes[][2] = {{1, 1}, {1, 40}, {40, 1}, {19, 70},
-                                   {70, 19}, {33, 33}};
+static const int64_t sizes[][2] = {{1, 1},   {1, 40},  {40, 1},
+                                   {19, 70}, {70, 19}, {33, 33}};
 enum { SIZES = sizeof(sizes) / sizeof(sizes[0]) };
 
 static Case small_case(int mask) {
@@ -101,8 +101,12 @@ static Case small_case(int mask) {
 }
 
 static void mask_numbers(Case *c, int pick) {
-    static const int64_t numbers[][2] = {{0, 0}, {5, 0}, {0, 7}, {3, 2},
-                                         {INT64_MAX, 4}, {6, INT64_MAX},
+    static const int64_t numbers[][2] = {{0, 0},
+                                         {5, 0},
+                                         {0, 7},
+                                         {3, 2},
+                                         {INT64_MAX, 4},
+                                         {6, INT64_MAX},
                                          {INT64_MAX, INT64_MAX},
                                          {INT64_MAX - 1, INT64_MAX - 1}};
     if (c->spec.mask == ATTNC_MASK_WINDOW) {
@@ -116,8 +120,8 @@ static void mask_numbers(Case *c, int pick) {
 /* Every offset at which anything changes, and those at the end of the type. */
 static void offsets_move_the_diagonal(void **state) {
     attnc_context *ctx = context_make(*(int *)*state, NULL, 2);
-    const int64_t far[] = {INT64_MIN, INT64_MIN + 1, -(1ll << 40), 1ll << 40,
-                           INT64_MAX - 1, INT64_MAX};
+    const int64_t far[] = {INT64_MIN, INT64_MIN + 1, -(1ll << 40),
+                           1ll << 40, INT64_MAX - 1, INT64_MAX};
     for (int mask = ATTNC_MASK_CAUSAL; mask <= ATTNC_MASK_PREFIX; mask++) {
         Case c = small_case(mask);
         attnc_plan *plan = plan_make(ctx, &c.spec, NULL);
@@ -125,8 +129,7 @@ static void offsets_move_the_diagonal(void **state) {
             c.nq = sizes[s][0];
             c.nk = sizes[s][1];
             for (int i = 0; i < 40; i++) {
-                c.offset = i < 6 ? far[i]
-                                 : random_int(-c.nq - 3, c.nk + 3);
+                c.offset = i < 6 ? far[i] : random_int(-c.nq - 3, c.nk + 3);
                 mask_numbers(&c, i);
                 check_by_definition(&c, plan);
             }

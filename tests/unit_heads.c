@@ -3,7 +3,7 @@
  * dim beyond the limit is refused by name. */
 #include "case.h"
 
-static const int dims[] = {1,  8,  20, 40, 56,  64,  72, 80,
+static const int dims[] = {1,  8,  20,  40,  56,  64,  72, 80,
                            88, 96, 112, 128, 192, 255, 256};
 enum { DIMS = sizeof(dims) / sizeof(dims[0]) };
 
@@ -56,8 +56,7 @@ static void dims_beyond_the_limit_are_refused(void **state) {
         attnc_shape h = ATTNC_SHAPE_DEFAULT;
         attnc_plan *plan = NULL;
         s.head_dim = beyond[i];
-        assert_int_equal(attnc_prepare(ctx, &s, &h, &plan),
-                         ATTNC_E_REQUEST);
+        assert_int_equal(attnc_prepare(ctx, &s, &h, &plan), ATTNC_E_REQUEST);
         assert_string_equal(attnc_last_error()->field, "head_dim");
         assert_null(plan);
     }

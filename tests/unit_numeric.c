@@ -6,8 +6,24 @@
 
 /* ---- factors ----------------------------------------------------------- */
 
-enum factor { DTYPE, HEAD_DIM, HEAD_DIM_V, MASK, LENS, VARLEN, SOFTCAP, ALIBI,
-              SINK, GROUP, LAYOUT, MATH, INVARIANT, TARGET, HINTS, FACTORS };
+enum factor {
+    DTYPE,
+    HEAD_DIM,
+    HEAD_DIM_V,
+    MASK,
+    LENS,
+    VARLEN,
+    SOFTCAP,
+    ALIBI,
+    SINK,
+    GROUP,
+    LAYOUT,
+    MATH,
+    INVARIANT,
+    TARGET,
+    HINTS,
+    FACTORS
+};
 
 static const int head_dims[] = {64, 1, 3, 8, 20, 40, 72, 96, 128, 256};
 static const int head_dims_v[] = {0, 1, 24, 65, 128};
@@ -31,8 +47,8 @@ static const struct {
 
 /* Where it runs; small caches make small tiles, so that short rows already
  * cross their borders. */
-static const char *const targets[] = {
-    "cpu", "portable", "cpu@sram_bytes=49152,l1_bytes=8192"};
+static const char *const targets[] = {"cpu", "portable",
+                                      "cpu@sram_bytes=49152,l1_bytes=8192"};
 enum { TARGETS = 3 };
 
 /* What a plan is made for: the default, a decode step (keys are split), or
@@ -41,13 +57,20 @@ enum { HINT_DEFAULT, HINT_DECODE, HINT_RUN, HINT_LEVELS };
 
 #define COUNT(array) (int)(sizeof(array) / sizeof(array)[0])
 static const int levels[FACTORS] = {
-    [DTYPE] = 3,      [HEAD_DIM] = COUNT(head_dims),
-    [MASK] = COUNT(masks), [HEAD_DIM_V] = COUNT(head_dims_v),
-    [LENS] = 2,       [VARLEN] = 2,
-    [SOFTCAP] = 2,    [ALIBI] = 2,
-    [SINK] = 2,       [GROUP] = COUNT(groups),
-    [LAYOUT] = LAYOUTS, [MATH] = 2,
-    [INVARIANT] = 2,  [TARGET] = TARGETS,
+    [DTYPE] = 3,
+    [HEAD_DIM] = COUNT(head_dims),
+    [MASK] = COUNT(masks),
+    [HEAD_DIM_V] = COUNT(head_dims_v),
+    [LENS] = 2,
+    [VARLEN] = 2,
+    [SOFTCAP] = 2,
+    [ALIBI] = 2,
+    [SINK] = 2,
+    [GROUP] = COUNT(groups),
+    [LAYOUT] = LAYOUTS,
+    [MATH] = 2,
+    [INVARIANT] = 2,
+    [TARGET] = TARGETS,
     [HINTS] = HINT_LEVELS,
 };
 
@@ -162,9 +185,9 @@ static void case_of(const Row *r, Case *c) {
 
 /* {batch, kv heads, Nq, Nk}: none, one, odd, tails, more queries, more keys */
 static const int64_t shapes[][4] = {
-    {1, 1, 1, 1},  {2, 2, 0, 5},    {1, 2, 7, 0},    {3, 1, 33, 70},
-    {2, 1, 65, 5}, {1, 2, 128, 64}, {2, 1, 1, 511},  {1, 1, 130, 257},
-    {1, 1, 301, 190},
+    {1, 1, 1, 1},   {2, 2, 0, 5},     {1, 2, 7, 0},
+    {3, 1, 33, 70}, {2, 1, 65, 5},    {1, 2, 128, 64},
+    {2, 1, 1, 511}, {1, 1, 130, 257}, {1, 1, 301, 190},
 };
 
 /* Shapes differ from what the plan was hinted at: hints never bind. */

@@ -41,8 +41,8 @@ static void answer(const Case *c, Data *d) {
 static RefCheck judge(const Case *c, const Data *d) {
     RefCheck r;
     Err e = {0};
-    assert_int_equal(reference_check(&c->spec, &d->args, 2, NULL, NULL, &r,
-                                     &e), 0);
+    assert_int_equal(reference_check(&c->spec, &d->args, 2, NULL, NULL, &r, &e),
+                     0);
     return r;
 }
 

@@ -85,8 +85,9 @@ static void alone(const Case *c, const Data *all, int64_t b, Data *one,
     a->batch = 1;
     attnc_tensor *t[] = {&a->q, &a->k, &a->v};
     for (int i = 0; i < 3; i++) {
-        int64_t n = i == 0 ? all->cu_q ? all->cu_q[b] : 0
-                           : all->cu_k ? all->cu_k[b] : 0;
+        int64_t n = i == 0      ? all->cu_q ? all->cu_q[b] : 0
+                    : all->cu_k ? all->cu_k[b]
+                                : 0;
         t[i]->data = element(c, t[i], b, 0, n);
     }
     for (int i = 0; i < 2 && all->cu_q; i++) {

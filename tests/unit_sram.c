@@ -10,7 +10,7 @@ enum { BUDGETS = sizeof(budgets_kib) / sizeof(budgets_kib[0]) };
 static const struct {
     int dtype, d, dv, mask;
 } specs[] = {
-    {ATTNC_F32, 64, 64, ATTNC_MASK_CAUSAL}, {ATTNC_BF16, 1, 3, 0},
+    {ATTNC_F32, 64, 64, ATTNC_MASK_CAUSAL},   {ATTNC_BF16, 1, 3, 0},
     {ATTNC_F16, 128, 128, ATTNC_MASK_CAUSAL}, {ATTNC_F32, 256, 256, 0},
     {ATTNC_BF16, 72, 200, ATTNC_MASK_WINDOW},
 };

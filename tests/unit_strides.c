@@ -78,14 +78,14 @@ static void packed_qkv_agrees_with_f64(void **state) {
  * heads or entries, as `which` says; returns the mapping. */
 static void *spread(const Case *c, attnc_tensor *t, int64_t heads, int64_t n,
                     int dim, int which, int64_t apart, size_t *bytes) {
-    attnc_tensor to = {.stride_n = dim, .stride_h = n * dim,
-                       .stride_b = heads * n * dim};
+    attnc_tensor to = {
+        .stride_n = dim, .stride_h = n * dim, .stride_b = heads * n * dim};
     int64_t *strides[] = {&to.stride_n, &to.stride_h, &to.stride_b};
     int64_t counts[] = {n, heads, c->batch};
     int size = dtype_bytes(c->spec.dtype);
     *strides[which] = apart;
-    *bytes = (size_t)((apart * counts[which] +
-                       c->batch * heads * n * dim) * size);
+    *bytes =
+        (size_t)((apart * counts[which] + c->batch * heads * n * dim) * size);
     to.data = mmap(NULL, *bytes, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (to.data == MAP_FAILED)

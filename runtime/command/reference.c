@@ -17,7 +17,7 @@ enum { PARTS = REF_LANES / 2, PARTS32 = REF_LANES / 4 };
 
 RefSeq ref_seq_at(const RefProblem *p, int64_t b) {
     const attnc_args *a = p->a;
-    RefSeq q = { .nq = a->seqlen_q, .nk = a->seqlen_k };
+    RefSeq q = {.nq = a->seqlen_q, .nk = a->seqlen_k};
     if (p->s->varlen) {
         q.q0 = a->cu_seqlens_q[b];
         q.k0 = a->cu_seqlens_k[b];
@@ -38,7 +38,7 @@ RefSeq ref_seq_at(const RefProblem *p, int64_t b) {
 /* The keys [*lo, *hi) that row i sees: the mask's kinds are all intervals.
  * 128 bits, since offset, left and right may be any int64. */
 void ref_row_keys(const RefProblem *p, const RefSeq *q, int64_t i, int64_t *lo,
-                     int64_t *hi) {
+                  int64_t *hi) {
     const attnc_args *a = p->a;
     __int128 diagonal = (__int128)i + q->offset, from = 0, to = q->nk;
     if (p->s->mask == ATTNC_MASK_CAUSAL)
@@ -71,7 +71,7 @@ static float default_slope(int64_t h, int64_t heads) {
 /* ---- tensors ----------------------------------------------------------- */
 
 const char *ref_row_at(const RefProblem *p, const attnc_tensor *t, int64_t b,
-                          int64_t h, int64_t n) {
+                       int64_t h, int64_t n) {
     int64_t at = h * t->stride_h + n * t->stride_n;
     if (!p->s->varlen)
         at += b * t->stride_b;
@@ -95,8 +95,8 @@ static void load_tile(RefWork *w, const attnc_tensor *t, const RefGroup *g,
                       int64_t j, int n, int width) {
     for (int r = 0; r < n; r++)
         ref_load_row(w->p->s->dtype,
-                 ref_row_at(w->p, t, g->b, g->hk, g->seq.k0 + j + r), width,
-                 w->tile + (size_t)r * width);
+                     ref_row_at(w->p, t, g->b, g->hk, g->seq.k0 + j + r), width,
+                     w->tile + (size_t)r * width);
 }
 
 static float round_to(int dtype, float x) {
@@ -126,8 +126,8 @@ static void load_queries(RefWork *w, const RefGroup *g) {
     for (int t = 0; t < REF_LANES; t++) {
         int64_t i = g->row[t < g->n ? t : 0]; /* idle lanes repeat a row */
         ref_load_row(p->s->dtype,
-                 ref_row_at(p, &p->a->q, g->b, g->h, g->seq.q0 + i), p->d,
-                 w->tile);
+                     ref_row_at(p, &p->a->q, g->b, g->h, g->seq.q0 + i), p->d,
+                     w->tile);
         for (int c = 0; c < p->d; c++)
             w->q[c][t] = w->q32[c][t] = w->tile[c];
     }
@@ -167,7 +167,7 @@ static void scores(RefWork *w, const RefGroup *g, int64_t j, int n, Lanes *s) {
     const RefProblem *p = w->p;
     for (int r = 0; r < n; r++) {
         const float *k = w->tile + (size_t)r * p->d;
-        d2 dot[PARTS] = { { 0 } };
+        d2 dot[PARTS] = {{0}};
         for (int c = 0; c < p->d; c++)
             for (int x = 0; x < PARTS; x++)
                 dot[x] += ((const d2 *)w->q[c])[x] * (double)k[c];
@@ -182,7 +182,7 @@ static void scores32(RefWork *w, const RefGroup *g, int64_t j, int n,
     round_operands(p, w->tile, (int64_t)n * p->d);
     for (int r = 0; r < n; r++) {
         const float *k = w->tile + (size_t)r * p->d;
-        f4 dot[PARTS32] = { { 0 } };
+        f4 dot[PARTS32] = {{0}};
         for (int c = 0; c < p->d; c++)
             for (int x = 0; x < PARTS32; x++)
                 dot[x] += ((const f4 *)w->q32[c])[x] * k[c];
@@ -251,8 +251,8 @@ static void weigh(RefWork *w, const Lanes *s, int n) {
         memcpy(sum, o, sizeof(sum));
         for (int r = 0; r < n; r++)
             for (int x = 0; x < PARTS; x++)
-                sum[x] += ((const d2 *)p[r])[x] *
-                          (double)w->tile[(size_t)r * dv + c];
+                sum[x] +=
+                    ((const d2 *)p[r])[x] * (double)w->tile[(size_t)r * dv + c];
         memcpy(o, sum, sizeof(sum));
     }
 }
@@ -269,8 +269,7 @@ static void weigh32(RefWork *w, const Lanes32 *s, int n) {
         memcpy(sum, o, sizeof(sum));
         for (int r = 0; r < n; r++)
             for (int x = 0; x < PARTS32; x++)
-                sum[x] +=
-                    ((const f4 *)p[r])[x] * w->tile[(size_t)r * dv + c];
+                sum[x] += ((const f4 *)p[r])[x] * w->tile[(size_t)r * dv + c];
         memcpy(o, sum, sizeof(sum));
     }
 }
@@ -347,7 +346,7 @@ void ref_group_run(RefWork *w, const RefGroup *g) {
 
 int ref_problem_make(const attnc_spec *s, const attnc_args *a, bool unfused,
                      RefProblem *p, Err *e) {
-    *p = (RefProblem){ .s = s, .a = a, .unfused = unfused };
+    *p = (RefProblem){.s = s, .a = a, .unfused = unfused};
     p->d = s->head_dim;
     p->dv = s->head_dim_v ? s->head_dim_v : s->head_dim;
     p->scale = isnan(a->scale) ? 1 / sqrtf((float)p->d) : a->scale;

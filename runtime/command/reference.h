@@ -5,8 +5,8 @@
 #ifndef ATTNC_REFERENCE_H
 #define ATTNC_REFERENCE_H
 
-#include "gen.h"
 #include "attnc.h"
+#include "gen.h"
 
 /* What a check found. Errors of O are ||x - f64||2 / ||f64||2 over the entries
  * finite in both, of LSE the root mean square of x - f64; ok needs each <= its
@@ -14,11 +14,11 @@
  * reference's. The lse figures are 0 when args->lse is NULL. */
 typedef struct RefCheck {
     bool ok;
-    double coverage;             /* share of the query rows compared, 0..1 */
-    double o, lse;               /* rel_err of O, absolute error of LSE */
+    double coverage; /* share of the query rows compared, 0..1 */
+    double o, lse;   /* rel_err of O, absolute error of LSE */
     double unfused_o, unfused_lse;
     double limit_o, limit_lse;
-    char why[160];               /* when not ok: the worst place, one line */
+    char why[160]; /* when not ok: the worst place, one line */
 } RefCheck;
 
 /* Compares o and lse of a finished launch with f64. args: as launched, host
@@ -26,9 +26,9 @@ typedef struct RefCheck {
  * progress (may be NULL) is told the share done, 0..1, by the calling thread.
  * Above 2e10 flops, 2 (d + dv) per visible pair, rows are sampled.
  * ERR_MEMORY when memory ran out; a wrong result is no error: out->ok. */
-int reference_check(const attnc_spec *spec, const attnc_args *args,
-                    int threads, void (*progress)(void *user, double done),
-                    void *user, RefCheck *out, Err *e);
+int reference_check(const attnc_spec *spec, const attnc_args *args, int threads,
+                    void (*progress)(void *user, double done), void *user,
+                    RefCheck *out, Err *e);
 
 /* The f64 attention alone: o [B, H, Nq, dv] and lse [B, H, Nq], dense; varlen
  * [H, total_q, dv] and [H, total_q]. lse may be NULL. */

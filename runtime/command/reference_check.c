@@ -26,8 +26,8 @@ typedef struct Squares {
 /* Comparison of one output. */
 typedef struct Sums {
     Squares all;
-    Squares row;      /* the largest of any row, each by itself */
-    double count;     /* finite entries */
+    Squares row;  /* the largest of any row, each by itself */
+    double count; /* finite entries */
     int64_t mismatches;
     Place worst, mismatch; /* row with the largest error; first mismatch */
 } Sums;
@@ -62,8 +62,8 @@ static void mismatch(Sums *s, Place at, double got, double want) {
     s->mismatch.want = want;
 }
 
-static void compare(Sums *s, Squares *row, Place at, double got,
-                    double unfused, double want) {
+static void compare(Sums *s, Squares *row, Place at, double got, double unfused,
+                    double want) {
     if (isfinite(want) && isfinite(got)) {
         row->err += (got - want) * (got - want);
         s->count++;
@@ -91,14 +91,13 @@ static void row_end(Sums *s, Squares row, Place at) {
 static void compare_o(Worker *w, const RefGroup *g, int t) {
     RefWork *k = &w->work;
     const RefProblem *p = k->p;
-    Place at = { .b = g->b, .h = g->h, .i = g->row[t] };
-    Squares row = { 0 };
+    Place at = {.b = g->b, .h = g->h, .i = g->row[t]};
+    Squares row = {0};
     ref_load_row(p->s->dtype,
                  ref_row_at(p, &p->a->o, g->b, g->h, g->seq.q0 + at.i), p->dv,
                  k->tile);
     for (at.c = 0; at.c < p->dv; at.c++) {
-        compare(&w->o, &row, at, k->tile[at.c], k->o32[at.c][t],
-                k->o[at.c][t]);
+        compare(&w->o, &row, at, k->tile[at.c], k->o32[at.c][t], k->o[at.c][t]);
         if (g->lo[t] == g->hi[t] && isfinite(k->tile[at.c]) &&
             k->tile[at.c] != 0)
             mismatch(&w->o, at, k->tile[at.c], 0);
@@ -108,13 +107,12 @@ static void compare_o(Worker *w, const RefGroup *g, int t) {
 
 static void compare_lse(Worker *w, const RefGroup *g, int t) {
     const RefProblem *p = w->work.p;
-    Place at = { .b = g->b, .h = g->h, .i = g->row[t] };
-    Squares row = { 0 };
+    Place at = {.b = g->b, .h = g->h, .i = g->row[t]};
+    Squares row = {0};
     int64_t n = g->h * p->a->lse_stride_h + g->seq.q0 + at.i;
     if (!p->s->varlen)
         n += g->b * p->a->lse_stride_b;
-    compare(&w->lse, &row, at, p->a->lse[n], w->work.lse32[t],
-            w->work.lse[t]);
+    compare(&w->lse, &row, at, p->a->lse[n], w->work.lse32[t], w->work.lse[t]);
     row_end(&w->lse, row, at);
 }
 
@@ -226,14 +224,13 @@ static int threads_of(int asked) {
 
 /* Runs the workers; worker 0, and any whose thread cannot be had, run here. */
 static int job_run(Job *j, Worker *w, Err *e) {
-    bool started[THREADS_MAX] = { false }, memory = true;
+    bool started[THREADS_MAX] = {false}, memory = true;
     for (int i = 0; i < j->workers; i++) {
-        w[i] = (Worker){ .job = j, .id = i };
+        w[i] = (Worker){.job = j, .id = i};
         memory = ref_work_alloc(&w[i].work, &j->p) && memory;
     }
     for (int i = 1; i < j->workers && memory; i++)
-        started[i] =
-            pthread_create(&w[i].thread, NULL, worker_run, &w[i]) == 0;
+        started[i] = pthread_create(&w[i].thread, NULL, worker_run, &w[i]) == 0;
     for (int i = 0; i < j->workers && memory; i++)
         if (!started[i])
             worker_run(&w[i]);
@@ -324,8 +321,7 @@ static double norm(double squares, const Sums *s, bool relative) {
 
 /* Judges one output; `why` keeps the first complaint. */
 static bool judge(const char *name, const Sums *s, double eps, bool relative,
-                  double *err, double *unfused, double *limit,
-                  char why[160]) {
+                  double *err, double *unfused, double *limit, char why[160]) {
     const Place *m = &s->mismatch, *r = &s->worst;
     *err = norm(s->all.err, s, relative);
     *unfused = norm(s->all.unfused, s, relative);
@@ -338,15 +334,17 @@ static bool judge(const char *name, const Sums *s, double eps, bool relative,
     if (s->mismatches)
         snprintf(why, 160,
                  "%s: %lld entries differ in kind, first at batch %lld head "
-                 "%lld query %lld dim %lld: %g, must be %g", name,
-                 (long long)s->mismatches, (long long)m->b, (long long)m->h,
-                 (long long)m->i, (long long)m->c, m->got, m->want);
+                 "%lld query %lld dim %lld: %g, must be %g",
+                 name, (long long)s->mismatches, (long long)m->b,
+                 (long long)m->h, (long long)m->i, (long long)m->c, m->got,
+                 m->want);
     else
         snprintf(why, 160,
                  "%s: error %.3g, limit %.3g%s; worst row: batch %lld head "
-                 "%lld query %lld", name, *err, *limit,
-                 close ? " kept, but one row is far off" : "",
-                 (long long)r->b, (long long)r->h, (long long)r->i);
+                 "%lld query %lld",
+                 name, *err, *limit,
+                 close ? " kept, but one row is far off" : "", (long long)r->b,
+                 (long long)r->h, (long long)r->i);
     return false;
 }
 
@@ -356,14 +354,14 @@ static double eps_of(int dtype) {
 
 /* ---- the two calls ----------------------------------------------------- */
 
-int reference_check(const attnc_spec *spec, const attnc_args *args,
-                    int threads, void (*progress)(void *user, double done),
-                    void *user, RefCheck *out, Err *e) {
-    Job j = { .progress = progress, .user = user };
+int reference_check(const attnc_spec *spec, const attnc_args *args, int threads,
+                    void (*progress)(void *user, double done), void *user,
+                    RefCheck *out, Err *e) {
+    Job j = {.progress = progress, .user = user};
     Worker w[THREADS_MAX];
-    Sums o = { 0 }, lse = { 0 };
+    Sums o = {0}, lse = {0};
     double rows = 0, done = 0, eps = eps_of(spec->dtype);
-    *out = (RefCheck){ 0 };
+    *out = (RefCheck){0};
     j.workers = threads_of(threads);
     int rc = job_make(&j, spec, args, true, &rows, e);
     if (!rc)
@@ -379,15 +377,15 @@ int reference_check(const attnc_spec *spec, const attnc_args *args,
     out->coverage = rows > 0 ? done / rows : 1;
     bool ok_o = judge("o", &o, eps, true, &out->o, &out->unfused_o,
                       &out->limit_o, out->why);
-    bool ok_lse = judge("lse", &lse, eps, false, &out->lse,
-                        &out->unfused_lse, &out->limit_lse, out->why);
+    bool ok_lse = judge("lse", &lse, eps, false, &out->lse, &out->unfused_lse,
+                        &out->limit_lse, out->why);
     out->ok = ok_o && ok_lse;
     return 0;
 }
 
 int reference_fwd(const attnc_spec *spec, const attnc_args *args, double *o,
                   double *lse, Err *e) {
-    Job j = { .o = o, .lse = lse };
+    Job j = {.o = o, .lse = lse};
     Worker w[THREADS_MAX];
     double rows;
     j.workers = threads_of(0);

@@ -54,8 +54,8 @@ int ref_problem_make(const attnc_spec *s, const attnc_args *a, bool unfused,
 void ref_problem_free(RefProblem *p);
 RefSeq ref_seq_at(const RefProblem *p, int64_t b);
 /* The keys [*lo, *hi) that row i of *q sees. */
-void ref_row_keys(const RefProblem *p, const RefSeq *q, int64_t i,
-                  int64_t *lo, int64_t *hi);
+void ref_row_keys(const RefProblem *p, const RefSeq *q, int64_t i, int64_t *lo,
+                  int64_t *hi);
 /* Row n (varlen: of the packed tensor) of head h of a tensor. */
 const char *ref_row_at(const RefProblem *p, const attnc_tensor *t, int64_t b,
                        int64_t h, int64_t n);
