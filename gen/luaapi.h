@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The Lua functions attnc uses, as a table: the library is dlopen'ed (Debian's
  * static Lua is not PIC, and a host program may export another Lua), so no
- * lua_* symbol may be called directly. Only expand.c, emit.c and
- * runtime/lua.c include this file. LUA(result, name, parameters) */
+ * lua_* symbol may be called directly. Only expand.c, emit.c, runtime/lua.c
+ * and command/luaspec.c include this file. LUA(result, name, parameters) */
 #ifndef ATTNC_LUAAPI_H
 #define ATTNC_LUAAPI_H
 

@@ -338,9 +338,23 @@ class Others(Case):
         self.assertEqual(np.load(self.path("o.npy")).shape, (1, 8, 16, 64))
 
     def test_progress_only_on_a_terminal(self):
-        p = _attnc.attnc("run", "--seqlen", 2048, "--check", env=BUILTIN)
+        args = (_attnc.ATTNC, "run", "--seqlen", "512", "--repeat", "120")
+        env = dict(os.environ, **BUILTIN)
+        p = subprocess.run(args, capture_output=True, text=True, env=env)
         self.assertEqual(p.returncode, 0)
-        self.assertNotIn("\r", p.stderr)
+        self.assertNotIn("\r", p.stderr + p.stdout)
+        ours, theirs = os.openpty()
+        p = subprocess.run(args, stdout=subprocess.PIPE, stderr=theirs,
+                           text=True, env=env)
+        os.close(theirs)
+        seen = b""
+        try:
+            while part := os.read(ours, 65536):
+                seen += part
+        except OSError:  # the other end is closed
+            os.close(ours)
+        self.assertRegex(seen.decode(), r"\rlaunches +\d+ %")
+        self.assertNotIn("\r", p.stdout)
 
 
 if __name__ == "__main__":

@@ -217,8 +217,8 @@ static void a_pipe_is_held_to_its_header(void **state) {
         int rc = npy_read(&n, ATTNC_F32, out, &e);
         assert_int_equal(rc, data == 24 ? 0 : ERR_REQUEST);
         if (rc)
-            assert_non_null(strstr(e.text, data < 24 ? "truncated"
-                                                     : "trailing"));
+            assert_non_null(
+                strstr(e.text, data < 24 ? "truncated" : "trailing"));
         npy_close(&n);
     }
 }
@@ -247,9 +247,9 @@ static void no_bytes_do_harm(void **state) {
         size_t len = compose(bytes, 1 + i % 3, dicts[which], sizes[which]);
         for (uint64_t k = next(&seed) % 4; k; k--) {
             uint64_t r = next(&seed);
-            bytes[r % len] = r >> 32 & 1 ? (unsigned char)(r >> 40)
-                                         : (unsigned char)pool[(r >> 40) %
-                                                               sizeof pool];
+            bytes[r % len] = r >> 32 & 1
+                                 ? (unsigned char)(r >> 40)
+                                 : (unsigned char)pool[(r >> 40) % sizeof pool];
         }
         len -= next(&seed) % 8 == 0 ? next(&seed) % len : 0;
         File f = make_file(bytes, len);

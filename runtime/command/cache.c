@@ -14,7 +14,7 @@ typedef struct Pass {
     json_t *items; /* with --json */
     Str text;
     int64_t count, bytes, bad, stale;
-    double saved_ms; /* compiling that the entries save */
+    double saved_ms;   /* compiling that the entries save */
     char compiler[96]; /* the one that would be used now */
 } Pass;
 
@@ -105,7 +105,8 @@ static int say_ls(Pass *p, Str *out, Err *e) {
 static int say_stat(Pass *p, Str *out, Err *e) {
     int rc = cache_each(p->cache, on_stat, p, e);
     str_addf(out,
-             "directory %s\nentries   %" PRId64 "%s\nsize      %s\nsaved     %s "
+             "directory %s\nentries   %" PRId64
+             "%s\nsize      %s\nsaved     %s "
              "of compiling each time all are used\n",
              cache_dir(p->cache), p->count, p->bad ? ", some damaged" : "",
              text_bytes((double)p->bytes).s, text_ms(p->saved_ms).s);
@@ -121,8 +122,9 @@ static int say_verify(Pass *p, Str *out, Err *e) {
     if (rc)
         return rc;
     str_add(out, p->text.text ? p->text.text : "", p->text.len);
-    str_addf(out, "%" PRId64 " entries, %" PRId64 " damaged, %" PRId64
-                  " made by another compiler\n",
+    str_addf(out,
+             "%" PRId64 " entries, %" PRId64 " damaged, %" PRId64
+             " made by another compiler\n",
              p->count, p->bad, p->stale);
     return p->bad ? EXIT_CHECK : 0;
 }
@@ -158,7 +160,8 @@ static int say_removed(int64_t removed, bool json, Str *out, Err *e) {
 
 static int remove_some(const Options *o, Pass *p, bool all, Str *out, Err *e) {
     int64_t keep = 0, removed = 0;
-    int rc = all ? cache_clear(p->cache, &removed, e) : parse_bytes(o, &keep, e);
+    int rc =
+        all ? cache_clear(p->cache, &removed, e) : parse_bytes(o, &keep, e);
     if (rc == 0 && !all)
         rc = cache_prune(p->cache, keep, &removed, e);
     return rc ? rc : say_removed(removed, o->given[OPT_json].text, out, e);
@@ -203,9 +206,10 @@ static int act(const Options *o, Pass *p, Str *out, Err *e) {
         if (strcmp(word, words[i]) == 0)
             return i < 3 ? read_pass(o, p, says[i], out, e)
                          : remove_some(o, p, i == 4, out, e);
-    return err_set(e, ERR_REQUEST, "command", NULL,
-                   "cache %s: nearest: %s; accepted: ls stat verify prune clear",
-                   word, nearest_word(word, words, 5));
+    return err_set(
+        e, ERR_REQUEST, "command", NULL,
+        "cache %s: nearest: %s; accepted: ls stat verify prune clear", word,
+        nearest_word(word, words, 5));
 }
 
 int verb_cache(const Options *o, Str *out, Err *e) {

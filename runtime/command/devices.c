@@ -73,13 +73,13 @@ static void say_row(const Device *d, Str *out) {
 static void tell(const Found *f, Str *out) {
     str_addf(out, "this machine\n  ");
     text_device(&f->here, out);
-    str_addf(out,
-             "\n  %.3g GHz, %s L1, %s L2, %s last cache\n  DRAM %.3g GB/s, %.4g "
-             "GFLOP/s f32\n",
-             f->here.clock_ghz, text_bytes(f->here.l1_bytes).s,
-             text_bytes(f->here.sram_bytes).s,
-             text_bytes(f->here.llc_bytes).s, f->here.dram_gbs,
-             1e3 * f->here.f32_tflops);
+    str_addf(
+        out,
+        "\n  %.3g GHz, %s L1, %s L2, %s last cache\n  DRAM %.3g GB/s, %.4g "
+        "GFLOP/s f32\n",
+        f->here.clock_ghz, text_bytes(f->here.l1_bytes).s,
+        text_bytes(f->here.sram_bytes).s, text_bytes(f->here.llc_bytes).s,
+        f->here.dram_gbs, 1e3 * f->here.f32_tflops);
     str_addf(out,
              "\nknown (--target NAME or ARCH, then @cores=4,.. to change a "
              "figure)\n  %-10s %-10s %5s %6s %9s %9s %7s %7s %7s\n",

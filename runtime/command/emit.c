@@ -83,8 +83,7 @@ static json_t *json_params(const Plan *p, const Step *s) {
         const Param *param = &s->param[i];
         json_t *j = json_object();
         json_object_set_new(j, "name", json_text(param_name(param->id)));
-        json_object_set_new(j, "kind",
-                            json_text(kinds[param_kind(param->id)]));
+        json_object_set_new(j, "kind", json_text(kinds[param_kind(param->id)]));
         if (param->buf >= 0)
             json_object_set_new(j, "buffer",
                                 json_text(p->buf[param->buf].name));

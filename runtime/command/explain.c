@@ -55,8 +55,7 @@ static int choose(const Options *o, Story *s, Err *e) {
     Device device;
     Compiler found;
     const char *list = getenv("ATTNC_COMPILERS");
-    Pins pins = {.tile = o->given[OPT_tile].text,
-                 .builtin = list && !list[0]};
+    Pins pins = {.tile = o->given[OPT_tile].text, .builtin = list && !list[0]};
     int rc = problem_make(o, &s->problem, e);
     rc = rc ? rc : session_device(o, &device, e);
     rc = rc ? rc
@@ -91,11 +90,12 @@ static void rank(Story *s, int step) {
 static void say_machine(const Device *d, Str *out) {
     str_addf(out, "machine   ");
     text_device(d, out);
-    str_addf(out,
-             "\n          %.3g GHz, %.0f-byte vectors x %.0f, %.3g FMA a cycle: "
-             "%.4g GFLOP/s f32\n",
-             d->clock_ghz, d->vector_bytes, d->vector_regs, d->fma_per_cycle,
-             1e3 * d->f32_tflops);
+    str_addf(
+        out,
+        "\n          %.3g GHz, %.0f-byte vectors x %.0f, %.3g FMA a cycle: "
+        "%.4g GFLOP/s f32\n",
+        d->clock_ghz, d->vector_bytes, d->vector_regs, d->fma_per_cycle,
+        1e3 * d->f32_tflops);
     str_addf(out, "          a core: %s SRAM (L2), %s L1\n",
              text_bytes(d->sram_bytes).s, text_bytes(d->l1_bytes).s);
     str_addf(out, "          last cache %s, %.3g GB/s; DRAM %.3g GB/s\n",
@@ -104,7 +104,8 @@ static void say_machine(const Device *d, Str *out) {
 
 static void say_kernel(const Story *s, Str *out) {
     if (strcmp(s->compiler, "builtin") == 0)
-        str_addf(out, "compiler: builtin, the generic kernel (no other found)\n");
+        str_addf(out,
+                 "compiler: builtin, the generic kernel (no other found)\n");
     else if (s->cached)
         str_addf(out, "in the cache, made by %s in %s\n", s->compiler,
                  text_ms(s->compile_ms).s);
@@ -252,8 +253,8 @@ static int tell_json(Story *s, Str *out, Err *e) {
 int verb_explain(const Options *o, Str *out, Err *e) {
     Story *s = calloc(1, sizeof *s);
     Candidate *all = calloc(CANDIDATES, sizeof *all);
-    int rc = s && all ? 0
-                      : err_set(e, ERR_MEMORY, "command", NULL, "out of memory");
+    int rc =
+        s && all ? 0 : err_set(e, ERR_MEMORY, "command", NULL, "out of memory");
     if (rc == 0) {
         s->all = all;
         rc = choose(o, s, e);

@@ -128,7 +128,9 @@ static const char notes[] =
     "the\n  packed sequence; --lens-k does not change it) or len (lens_k[b] - "
     "queries)\n"
     "\nSizes that are not given come from the files; what disagrees is "
-    "refused.\n";
+    "refused.\n"
+    "\nA spec file names flags with _ for -, and may compute:\n"
+    "  return { head_dim = 64, mask = \"causal:br\", lens_k = { 70, 64 } }\n";
 
 static const char cache_notes[] =
     "\n  ls       the entries\n"
@@ -142,7 +144,7 @@ void help_verb(int verb, Str *out) {
     unsigned bit = 1u << verb;
     str_addf(out, "attnc %s: %s\n\nusage: attnc %s %s[options]\n",
              verb_name(verb), verb_doc(verb), verb_name(verb),
-             verb == VERB_cache ? "ls|stat|verify|prune|clear "
+             verb == VERB_cache  ? "ls|stat|verify|prune|clear "
              : verb == VERB_emit ? "-o DIR "
                                  : "");
     if (verb == VERB_cache)

@@ -45,8 +45,8 @@ static int make_tensor(Problem *p, int tensor, Inputs *in, Err *e) {
 }
 
 static int make_lse(const Problem *p, Inputs *in, const attnc_args *a, Err *e) {
-    int64_t rows = p->layout == PACKED ? p->size[SIZE_total_q].n
-                                       : a->batch * a->seqlen_q;
+    int64_t rows =
+        p->layout == PACKED ? p->size[SIZE_total_q].n : a->batch * a->seqlen_q;
     in->lse_count = rows * a->heads;
     in->lse = allocate(in->lse_count * 4, e);
     if (!in->lse)

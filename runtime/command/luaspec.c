@@ -46,9 +46,8 @@ typedef struct Child {
 } Child;
 
 static const char *const hidden[] = {
-    "io",      "os",       "require", "load",    "loadfile",
-    "dofile",  "debug",    "package", "print",   "collectgarbage",
-    "warn",
+    "io",    "os",      "require", "load",           "loadfile", "dofile",
+    "debug", "package", "print",   "collectgarbage", "warn",
 };
 
 static void open_libraries(const LuaApi *lua, lua_State *L) {
@@ -81,8 +80,9 @@ static void add_scalar(Child *c, lua_State *L, const char *key) {
             lua->luaL_error(L, "%s: more than one line of text", key);
         str_add(&c->reply, text, len);
     } else
-        lua->luaL_error(L, "%s: a %s; accepted: text, a number, true, false, "
-                           "a list of numbers",
+        lua->luaL_error(L,
+                        "%s: a %s; accepted: text, a number, true, false, "
+                        "a list of numbers",
                         key,
                         type == LUA_TFUNCTION ? "function"
                         : type == LUA_TTABLE  ? "table"
@@ -165,8 +165,9 @@ static int evaluate(lua_State *L) {
         return lua->lua_error(L);
     lua->lua_callk(L, 0, 1, 0, NULL);
     if (lua->lua_type(L, -1) != LUA_TTABLE)
-        return lua->luaL_error(L, "%s: it returns no table; accepted: return "
-                                  "{ head_dim = 64, ... }",
+        return lua->luaL_error(L,
+                               "%s: it returns no table; accepted: return "
+                               "{ head_dim = 64, ... }",
                                c->path);
     add_fields(c, L);
     return 0;
@@ -298,8 +299,8 @@ static int child_failed(const Child *c, bool whole, const Str *reply,
                         int status, Err *e) {
     if (reply->len > REPLY_MAX)
         return refuse(c->path, "it returns more than 1 MiB of text", e);
-    bool slow = WIFSIGNALED(status) && (WTERMSIG(status) == SIGXCPU ||
-                                        WTERMSIG(status) == SIGKILL);
+    bool slow = WIFSIGNALED(status) &&
+                (WTERMSIG(status) == SIGXCPU || WTERMSIG(status) == SIGKILL);
     if (!whole || slow)
         return refuse(c->path, "it ran for more than 2 s; accepted: less", e);
     return refuse(c->path, "it needs more than 256 MiB of memory", e);

@@ -11,8 +11,8 @@
 #include "command.h"
 
 static int (*const verbs[VERB_COUNT])(const Options *, Str *, Err *) = {
-    [VERB_run] = verb_run,         [VERB_explain] = verb_explain,
-    [VERB_emit] = verb_emit,       [VERB_devices] = verb_devices,
+    [VERB_run] = verb_run,     [VERB_explain] = verb_explain,
+    [VERB_emit] = verb_emit,   [VERB_devices] = verb_devices,
     [VERB_cache] = verb_cache,
 };
 

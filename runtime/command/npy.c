@@ -192,8 +192,9 @@ static int read_header(Npy *n, Err *e) {
     if (memcmp(m, "\x93NUMPY", 6) != 0)
         return fault(n, e, "not a .npy file");
     if (m[6] < 1 || m[6] > 3 || m[7])
-        return fault(n, e, "a version of .npy that is not known; accepted: "
-                           "1.0, 2.0, 3.0");
+        return fault(n, e,
+                     "a version of .npy that is not known; accepted: "
+                     "1.0, 2.0, 3.0");
     int wide = m[6] == 1 ? 2 : 4;
     rc = need(n, m + 8, (size_t)wide, e);
     if (rc)
@@ -240,7 +241,8 @@ static int check_size(Npy *n, Err *e) {
                                   "its shape %s of %s needs %" PRId64
                                 : "%s: trailing bytes: %" PRId64 " bytes of "
                                   "data, its shape %s of %s needs %" PRId64,
-                   n->path, left, npy_shape(n, shape), types[n->type].name, bytes);
+                   n->path, left, npy_shape(n, shape), types[n->type].name,
+                   bytes);
 }
 
 int npy_open(const char *path, Npy *n, Err *e) {
@@ -300,8 +302,8 @@ static void put_dims(char *out, size_t cap, const int64_t *dim, int rank) {
     size_t at = 0;
     out[0] = '\0';
     for (int i = 0; i < rank && at < cap; i++)
-        at += (size_t)snprintf(out + at, cap - at, "%s%" PRId64,
-                               i ? ", " : "", dim[i]);
+        at += (size_t)snprintf(out + at, cap - at, "%s%" PRId64, i ? ", " : "",
+                               dim[i]);
 }
 
 const char *npy_shape(const Npy *n, char text[160]) {

@@ -78,8 +78,8 @@ int option_bad(const Options *o, int id, Err *e, const char *fmt, ...) {
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     const Given *g = &o->given[id];
-    return err_set(e, ERR_REQUEST, "command", NULL, "%s %s: %s",
-                   g->where, g->text, text);
+    return err_set(e, ERR_REQUEST, "command", NULL, "%s %s: %s", g->where,
+                   g->text, text);
 }
 
 int option_int(const Options *o, int id, int64_t lo, int64_t hi, int64_t *out,
@@ -162,12 +162,11 @@ static void long_options(struct option *out) {
     for (int i = 0; i < OPT_COUNT; i++) {
         const Option *t = option_at(i);
         bool none = t->kind == FLAG || (t->kind == LATER && !t->argument[0]);
-        out[i] = (struct option){
-            t->flag,
-            none               ? no_argument
-            : t->kind == MAYBE ? optional_argument
-                               : required_argument,
-            NULL, ID_BASE + i};
+        out[i] = (struct option){t->flag,
+                                 none               ? no_argument
+                                 : t->kind == MAYBE ? optional_argument
+                                                    : required_argument,
+                                 NULL, ID_BASE + i};
     }
     out[OPT_COUNT] = (struct option){"help", no_argument, NULL, ID_HELP};
     out[OPT_COUNT + 1] = (struct option){0};

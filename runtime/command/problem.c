@@ -43,7 +43,8 @@ static bool known(const Problem *p, int id) {
 static int take_fields(const Options *o, Problem *p, Err *e) {
     static const struct {
         int option, size;
-    } dims[] = {{OPT_head_dim, SIZE_head_dim}, {OPT_head_dim_v, SIZE_head_dim_v}};
+    } dims[] = {{OPT_head_dim, SIZE_head_dim},
+                {OPT_head_dim_v, SIZE_head_dim_v}};
     int rc = 0;
     for (int i = 0; i < OPT_COUNT && rc == 0; i++)
         if (o->given[i].text && option_at(i)->kind == FIELD)
@@ -356,9 +357,8 @@ static int finish(const Options *o, Problem *p, Err *e) {
 }
 
 int problem_make(const Options *o, Problem *p, Err *e) {
-    *p = (Problem){.spec = ATTNC_SPEC_DEFAULT,
-                   .shape = ATTNC_SHAPE_DEFAULT,
-                   .scale = NAN};
+    *p = (Problem){
+        .spec = ATTNC_SPEC_DEFAULT, .shape = ATTNC_SHAPE_DEFAULT, .scale = NAN};
     for (int i = 0; i < FILES; i++)
         p->file[i].fd = -1;
     int rc = take_fields(o, p, e);

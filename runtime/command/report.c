@@ -108,8 +108,9 @@ static void say_speed(const Run *r, Str *out) {
 }
 
 static void say_check(const RefCheck *c, Str *out) {
-    str_addf(out, "check     %s: O is %.2g from f64 (unfused: %.2g), LSE %.2g "
-                  "(%.2g)\n",
+    str_addf(out,
+             "check     %s: O is %.2g from f64 (unfused: %.2g), LSE %.2g "
+             "(%.2g)\n",
              c->ok ? "ok" : "FAILED", c->o, c->unfused_o, c->lse,
              c->unfused_lse);
     if (c->coverage < 1)

@@ -67,8 +67,8 @@ static int launch(const Options *o, Run *r, Err *e) {
         progress_show("launches", (double)(i + 2) / (double)(r->runs + 1));
     }
     qsort(r->ms, (size_t)r->runs, sizeof *r->ms, by_time);
-    double flops = 2.0 * (s->head_dim + s->head_dim_v) *
-                   problem_pairs(&r->problem);
+    double flops =
+        2.0 * (s->head_dim + s->head_dim_v) * problem_pairs(&r->problem);
     r->gflops = flops / (run_median(r) * 1e6);
     return 0;
 }

@@ -24,9 +24,10 @@ static const char *target(const Options *o) {
 /* Targets that later versions bring, before the device table is asked. */
 static int check_target(const Options *o, Err *e) {
     if (strncmp(target(o), "emu:", 4) == 0)
-        return option_bad(o, OPT_target, e,
-                          "emulated devices are not in this version; accepted: "
-                          "auto, cpu, avx2, avx512, avx512bf16, neon, portable");
+        return option_bad(
+            o, OPT_target, e,
+            "emulated devices are not in this version; accepted: "
+            "auto, cpu, avx2, avx512, avx512bf16, neon, portable");
     return 0;
 }
 

@@ -45,16 +45,19 @@ Text text_ms(double ms) {
 
 /* Bytes of the UTF-8 character at p, 0: none, or one that moves a cursor. */
 static int utf8_length(const unsigned char *p) {
-    int n = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2
-            : p[0] < 0xf0 ? 3 : p[0] < 0xf5 ? 4 : 0;
+    int n = p[0] < 0x80   ? 1
+            : p[0] < 0xc2 ? 0
+            : p[0] < 0xe0 ? 2
+            : p[0] < 0xf0 ? 3
+            : p[0] < 0xf5 ? 4
+                          : 0;
     for (int i = 1; i < n; i++)
         if ((p[i] & 0xc0) != 0x80)
             return 0;
     bool control = p[0] < ' ' || p[0] == 127 || (p[0] == 0xc2 && p[1] < 0xa0);
-    bool outside = (p[0] == 0xe0 && p[1] < 0xa0) ||
-                   (p[0] == 0xed && p[1] > 0x9f) ||
-                   (p[0] == 0xf0 && p[1] < 0x90) ||
-                   (p[0] == 0xf4 && p[1] > 0x8f);
+    bool outside =
+        (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
+        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f);
     return control || outside ? 0 : n;
 }
 
