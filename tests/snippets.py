@@ -9,7 +9,7 @@ import tempfile
 
 from _attnc import ATTNC, BUILD, SOURCE
 
-PAGES = ["README.md", "docs/embedding.md"]
+PAGES = ["README.md", "docs/embedding.md", "docs/command.md"]
 SANITIZE = os.environ.get("SANITIZE")
 FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-D_POSIX_C_SOURCE=200809L",
          f"-I{SOURCE}/runtime", f"-I{SOURCE}/gen"]
