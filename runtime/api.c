@@ -35,7 +35,10 @@ static int no_memory(Err *e) {
 
 static int load(Run *r, const Blob *b, const char *compiler, Kernel *k) {
     memcpy(k->compiler, compiler, strnlen(compiler, sizeof k->compiler - 1));
-    return r->c->backend->load(r->c, &r->plan->plan, b, k, &r->e);
+    double start = now_ms();
+    int rc = r->c->backend->load(r->c, &r->plan->plan, b, k, &r->e);
+    r->out.load_ms = now_ms() - start;
+    return rc;
 }
 
 /* true: the module is loaded from the disk cache. An entry that does not
@@ -86,8 +89,10 @@ static int from_source(Run *r, Module *m) {
     char compiler[sizeof m->kernel.compiler] = "";
     Source source = {0};
     Blob binary = {0};
+    double before = now_ms();
     int rc = emit(r, &source);
     double start = now_ms();
+    r->out.emit_ms = start - before;
     rc = rc ? rc
             : r->c->backend->compile(r->c, &r->plan->plan, &source, &binary,
                                      compiler, &r->log, &r->e);
@@ -353,6 +358,8 @@ int attnc_plan_get_info(const attnc_plan *plan, attnc_plan_info *info) {
         .prepare_ms = o->prepare_ms,
         .compile_ms = o->compile_ms,
         .text = plan->text,
+        .emit_ms = o->emit_ms,
+        .load_ms = o->load_ms,
     };
     memcpy(info, &full, known < sizeof full ? known : sizeof full);
     return ATTNC_OK;

@@ -149,6 +149,8 @@ typedef struct attnc_plan_info {
     double prepare_ms;    /* what the caller of attnc_prepare waited */
     double compile_ms;    /* of that: the compiler and linker; 0 on a hit */
     const char *text;     /* the plan, readable (attnc explain) */
+    double emit_ms, load_ms; /* of prepare_ms too: writing the source, loading
+                                the binary; 0 where that was not needed */
 } attnc_plan_info;
 
 /* Library version as major * 10000 + minor * 100 + patch. */

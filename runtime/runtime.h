@@ -334,7 +334,7 @@ struct attnc_context {
 typedef struct Outcome {
     uint64_t serial; /* of the plan */
     enum origin from;
-    double prepare_ms, compile_ms;
+    double prepare_ms, compile_ms, emit_ms, load_ms;
 } Outcome;
 
 struct attnc_plan {

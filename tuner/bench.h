@@ -107,8 +107,8 @@ bool unfused_exists(void);
 
 /* ---- prepare.c: samples of what comes before and around it ------------- */
 
-enum part { PART_COLD, PART_COMPILE, PART_OWN };
-Sample sample_cold, sample_disk, sample_memory_hit, sample_explain;
+enum part { PART_COLD, PART_EMIT, PART_COMPILE, PART_LOAD, PART_OWN };
+Sample sample_cold, sample_disk, sample_memory_hit, sample_explain, sample_link;
 Sample sample_rss;
 /* The child process behind sample_rss: prints MiB beyond the tensors. */
 int rss_child(void);

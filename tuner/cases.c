@@ -154,8 +154,12 @@ static void around(Bench *b) {
         int part;
     } rows[] = {
         {"prepare", "cold, all of it", "ms", sample_cold, PART_COLD},
-        {"prepare", "cold: compiler, linker", "ms", sample_cold, PART_COMPILE},
+        {"prepare", "cold: compiler and linker", "ms", sample_cold,
+         PART_COMPILE},
+        {"prepare", "cold: linker, by hand", "ms", sample_link, 0},
         {"prepare", "cold: attnc's own part", "ms", sample_cold, PART_OWN},
+        {"prepare", "cold: of that, writing C", "ms", sample_cold, PART_EMIT},
+        {"prepare", "cold: of that, loading", "ms", sample_cold, PART_LOAD},
         {"prepare", "found on disk", "ms", sample_disk, 0},
         {"prepare", "found in memory", "ns", sample_memory_hit, 0},
         {"prepare", "attnc explain, a process", "ms", sample_explain, 0},

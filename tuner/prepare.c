@@ -38,6 +38,10 @@ double sample_cold(Bench *b, Case *c) {
     switch (c->part) {
     case PART_COMPILE:
         return i.compile_ms;
+    case PART_EMIT:
+        return i.emit_ms;
+    case PART_LOAD:
+        return i.load_ms;
     case PART_OWN:
         return i.prepare_ms - i.compile_ms;
     default:
@@ -82,15 +86,39 @@ static int run(char *const argv[], const char *out) {
     return status;
 }
 
-double sample_explain(Bench *b, Case *c) {
-    char *argv[] = {b->attnc,   "explain", "--mask", "causal",
-                    "--seqlen", "4096",    NULL};
+/* Milliseconds of a child, or -1. */
+static double timed(char *const argv[], const Case *c) {
     double start = seconds_now();
     if (run(argv, "/dev/null")) {
-        fprintf(stderr, "attnc-bench: %s: cannot run %s\n", c->name, b->attnc);
+        fprintf(stderr, "attnc-bench: %s: %s failed\n", c->name, argv[0]);
         return -1;
     }
     return (seconds_now() - start) * 1e3;
+}
+
+double sample_explain(Bench *b, Case *c) {
+    char *argv[] = {b->attnc,   "explain", "--mask", "causal",
+                    "--seqlen", "4096",    NULL};
+    return timed(argv, c);
+}
+
+/* The linker's share of a cold prepare, on an object of the same source. */
+double sample_link(Bench *b, Case *c) {
+    char dir[sizeof b->scratch + 8], command[1024];
+    snprintf(dir, sizeof dir, "%s/link", b->scratch);
+    snprintf(command, sizeof command,
+             "'%s' emit --mask causal --seqlen 4096 -o %s && cd %s && "
+             "clang -march=native -O1 -fPIC -w -c *.c -o a.o",
+             b->attnc, dir, dir);
+    char *make[] = {"/bin/sh", "-c", command, NULL};
+    if (c->value.n == 0 && timed(make, c) < 0)
+        return -1;
+    char in[sizeof dir + 8], out[sizeof dir + 8];
+    snprintf(in, sizeof in, "%s/a.o", dir);
+    snprintf(out, sizeof out, "%s/a.so", dir);
+    char *ld[] = {"/usr/bin/ld", "-shared", "-z", "noexecstack", "-s", in,
+                  "-o",          out,       NULL};
+    return timed(ld, c);
 }
 
 /* ---- memory ------------------------------------------------------------ */
