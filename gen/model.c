@@ -147,8 +147,8 @@ static const double TRANSPOSE = 4;      /* a vector of Q in or O out */
 static const double COPY = 2;           /* a vector of K or V */
 static const double JITTER = 0.05;
 /* Rows whose stride is a multiple of 4 KiB meet in few L1 sets: a fifth of
- * the speed is lost, assumed to happen once in 20 when rows stay in place. */
-static const double IN_PLACE = 0.01;
+ * the speed is lost, assumed to happen once in 5 when rows stay in place. */
+static const double IN_PLACE = 0.04;
 
 /* Cycles of one step of a register tile of rows x vecs sums: vecs loads, rows
  * broadcasts (NEON multiplies by lane: one load gives four), rows x vecs
