@@ -9,10 +9,14 @@ static int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
+static int64_t round_up(int64_t a, int64_t b) {
+    return ceil_div(a, b) * b;
+}
+
 /* Reserves bytes at the next multiple of 64; returns where. */
 static int64_t place(CpuScratch *c, int64_t bytes) {
     int64_t at = c->total;
-    c->total += ceil_div(bytes, 64) * 64;
+    c->total += round_up(bytes, 64);
     return at;
 }
 
@@ -42,7 +46,7 @@ void cpu_scratch(const attnc_spec *s, const Device *d, const Tile *t,
     c.s = place(&c, (keys + t->v[T_cpu_fwd_keys]) * micro * 4);
     bool copy = t->v[T_cpu_fwd_copy_kv];
     int64_t keys_v = paired ? ceil_div(keys, 2) : keys;
-    c.k = place(&c, copy ? keys * dim * 4 : 0);
-    c.v = place(&c, copy ? keys_v * dim_v * 4 : 0);
+    c.k = place(&c, copy ? keys * round_up(dim, lanes) * 4 : 0);
+    c.v = place(&c, copy ? keys_v * round_up(dim_v, lanes) * 4 : 0);
     *out = c;
 }

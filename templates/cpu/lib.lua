@@ -18,9 +18,13 @@ vector_bytes = lanes * 4
 dim, dim_v = S.head_dim, S.head_dim_v
 reduced = S.dtype ~= "f32"
 masked = S.mask ~= "none"
-offsets = masked or S.alibi -- the launch has a diagonal
-kv_elem = "f32_any"
-q_factor = "1.4426950408889634f" -- log2 e: scores in log2 units
+diagonal = masked or S.alibi -- the launch says where it lies
+scored = S.softcap or S.alibi -- s is more than scale * q.k
+half_bytes = lanes * 2
+kv = "f32_any" -- rows of K and V as qk and pv read them
+-- Q carries the scale, so that scores come in log2 units (softcap: for tanh).
+q_scale = S.softcap and "a->scale / a->softcap * (2 * LOG2_E)"
+    or "a->scale * LOG2_E"
 override = ISA[S.dtype] or false
 
 -- Numbers of one step's tile, under short names.
@@ -51,14 +55,19 @@ function each(n, text, separator)
     return table.concat(out, separator or ", ")
 end
 
--- C type of a launch argument's slot.
-function slot_type(p)
+function pad(n)
+    return (n + lanes - 1) // lanes * lanes
+end
+
+-- Member of the argument struct for a launch argument: 8 bytes each.
+function slot(p)
     local lists = { lens_k = "const i32 *", cu_seqlens_q = "const i32 *",
         cu_seqlens_k = "const i32 *", slopes = "const f32 *",
         sink = "const f32 *", lse = "f32 *", spec = "const void *" }
     local kinds = { pointer_in = "const elem *", pointer_out = "elem *",
         length = "i64 ", stride = "i64 ", scalar = "f32 ", work = "f32 *" }
-    return lists[p.name] or kinds[p.kind]
+    local high = p.kind == "scalar" and ", " .. p.name .. "_high" or ""
+    return (lists[p.name] or kinds[p.kind]) .. p.name .. high
 end
 
 -- (2^x - 1) / x on [-1/2, 1/2], highest power first: 2^x to 9.1e-8, or to
