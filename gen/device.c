@@ -46,7 +46,29 @@ static const Device *row_of_arch(const char *arch) {
     return NULL;
 }
 
+static const char EMULATED[] = "emu:";
+
+static bool is_emulated(const char *name) {
+    return !strncmp(name, EMULATED, sizeof EMULATED - 1);
+}
+
+static int find_emulated(const char *name, Device *out, Err *e) {
+    Device d;
+    int code = device_find(name + sizeof EMULATED - 1, &d, e);
+    if (code)
+        return code;
+    if (d.kind != DEVICE_CUDA)
+        return err_set(e, ERR_REQUEST, "device", NULL,
+                       "%.40s: only GPUs are emulated; nearest: emu:sm_80",
+                       name);
+    d.kind = DEVICE_EMULATED;
+    *out = d;
+    return 0;
+}
+
 int device_find(const char *name, Device *out, Err *e) {
+    if (is_emulated(name))
+        return find_emulated(name, out, e);
     char want[48], have[48];
     const char *words[128];
     int n = 0;
@@ -127,6 +149,9 @@ static int check(const Device *d, Err *e) {
         return err_set(e, ERR_REQUEST, "device", "cores",
                        "%g is not a count of 1..65536; nearest %g", d->cores,
                        d->cores > 65536 ? 65536 : floor(d->cores) + 1);
+    if (d->mma_k != 0 && d->mma_k != 8 && d->mma_k != 16)
+        return err_set(e, ERR_REQUEST, "device", "mma_k",
+                       "%g is not accepted; accepted: 0 8 16", d->mma_k);
     return d->kind == DEVICE_CPU ? check_vectors(d, e) : 0;
 }
 
@@ -186,7 +211,8 @@ int device_override(Device *d, const char *pairs, Err *e) {
 /* ---- text -------------------------------------------------------------- */
 
 void device_print(const Device *d, Str *out) {
-    str_addf(out, "arch=%s", d->arch);
+    str_addf(out, "arch=%s%s", d->kind == DEVICE_EMULATED ? EMULATED : "",
+             d->arch);
     for (int i = 0; i < FIELDS; i++) {
         str_addf(out, " %s=", fields[i].name);
         str_number(out, *place(d, &fields[i]));
@@ -196,12 +222,19 @@ void device_print(const Device *d, Str *out) {
 
 /* CPU archs are those of the table; any sm_NN is a CUDA one. */
 static int set_arch(Device *d, Slice value, Err *e) {
-    snprintf(d->arch, sizeof d->arch, "%.*s", (int)value.len, value.p);
+    char text[32];
+    snprintf(text, sizeof text, "%.*s", (int)value.len, value.p);
+    bool emulated = is_emulated(text);
+    snprintf(d->arch, sizeof d->arch, "%.23s",
+             text + (emulated ? sizeof EMULATED - 1 : 0));
     const Device *row = row_of_arch(d->arch);
-    if (!row && strncmp(d->arch, "sm_", 3))
-        return err_set(e, ERR_REQUEST, "device", "arch", "unknown arch '%s'",
-                       d->arch);
     d->kind = row ? row->kind : DEVICE_CUDA;
+    if ((!row && strncmp(d->arch, "sm_", 3)) ||
+        (emulated && d->kind != DEVICE_CUDA))
+        return err_set(e, ERR_REQUEST, "device", "arch", "unknown arch '%s'",
+                       text);
+    if (emulated)
+        d->kind = DEVICE_EMULATED;
     return 0;
 }
 

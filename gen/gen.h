@@ -39,7 +39,8 @@ typedef struct Str {
 
 /* ---- device ------------------------------------------------------------ */
 
-enum device_kind { DEVICE_CPU, DEVICE_CUDA };
+/* DEVICE_EMULATED: a CUDA row whose kernels run on the emulated device. */
+enum device_kind { DEVICE_CPU, DEVICE_CUDA, DEVICE_EMULATED };
 
 /* One row of numbers: where a kernel will run. */
 typedef struct Device {
@@ -158,7 +159,13 @@ typedef struct Figures {
     double sram_footprint; /* bytes of SRAM one work item fills */
     double items, waves;   /* work items; items / cores, rounded up */
     double compute_ms, dram_ms, sram_ms, time_ms;
-    const char *bound; /* "compute" | "dram" | "sram" | "waves" */
+    const char *bound; /* "compute" | "dram" | "sram" | "waves"; GPU: also
+                          "tensor" | "fma" | "exp2" | "issue" | "smem" |
+                          "latency" */
+    /* GPU: what compute_ms overlaps, each alone on all SMs */
+    double product_ms, exp2_ms, issue_ms, smem_ms;
+    double registers; /* of a thread, estimated */
+    double occupancy; /* warps on an SM / warps it holds */
 } Figures;
 
 typedef struct Step {
@@ -168,6 +175,8 @@ typedef struct Step {
     int nparam;
     Param param[STEP_PARAMS];
     int64_t scratch_bytes; /* CPU: per worker thread, 64-byte aligned */
+    int64_t smem_bytes;    /* CUDA: dynamic shared memory of a block */
+    int threads;           /* CUDA: of a block */
     char entry[64];        /* symbol of its kernel */
     Figures fig;
 } Step;
@@ -196,6 +205,8 @@ typedef struct Pins {
     const char *tile;  /* "block_q=384,block_k=64" or NULL */
     const char *table; /* tuned row for this spec and device, or NULL */
     bool builtin;      /* plan for the precompiled generic kernel */
+    const Tile *avoid; /* tiles the compiler found to spill: not taken */
+    int navoid;
 } Pins;
 
 /* ---- source ------------------------------------------------------------ */
@@ -296,7 +307,8 @@ void shape_print_promises(const attnc_shape *s, Str *out);
 int device_count(void);
 const Device *device_at(int i);
 const char *device_source(int i); /* where its figures come from */
-/* Finds a row by name (case-insensitive) or arch. */
+/* Finds a row by name (case-insensitive) or arch; "emu:" before a CUDA one
+ * means its emulation. */
 int device_find(const char *name, Device *out, Err *e);
 /* Applies "key=value,..." to *d (the part after `@`). */
 int device_override(Device *d, const char *pairs, Err *e);
@@ -308,6 +320,8 @@ int device_parse(const char *text, Device *d, Err *e);
 const char *tile_family_name(int family);
 /* Fields of a family in order; NULL at the end. */
 const char *tile_field_name(int family, int i);
+/* Index of the field of that name, or -1. */
+int tile_field_index(int family, const char *name);
 const char *tile_from_name(int from); /* pin | table | model | safe */
 void tile_print(const Tile *t, Str *out); /* "cpu_fwd block_q=384 ..." */
 /* Sets the named fields of *t from "block_q=384,keys=4". */
@@ -323,6 +337,35 @@ void tile_each(const attnc_spec *s, const attnc_shape *h, const Device *d,
 /* Candidates of a family, legal or not (duplicates left out), at most max. */
 int tile_enumerate(const attnc_spec *s, const attnc_shape *h, const Device *d,
                    int family, Candidate *out, int max);
+
+/* What legality of any family is made of: each says why and returns false. */
+enum { TILE_WHY = 120 };
+typedef struct TileRange {
+    const char *name;
+    int value, lo, hi;
+} TileRange;
+bool tile_refuse(char why[TILE_WHY], const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+bool tile_in_ranges(const TileRange *r, int n, char why[TILE_WHY]);
+/* Is value a multiple of unit? unit_name: what unit is, or "". */
+bool tile_whole(const char *name, int value, const char *unit_name, int unit,
+                char why[TILE_WHY]);
+
+/* ---- tile_cuda.c ------------------------------------------------------- */
+
+/* Is it one of the families for GPUs? */
+bool tile_is_cuda(int family);
+bool tile_cuda_legal(const attnc_spec *s, const Device *d, const Tile *t,
+                     char why[TILE_WHY]);
+void tile_cuda_each(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                    Tile *t, void (*fn)(void *user, const Tile *t),
+                    void *user);
+void tile_cuda_safe(Tile *t);
+/* Registers a thread of the emitted kernel will want, estimated. */
+int tile_cuda_registers(const attnc_spec *s, const Device *d, const Tile *t);
+/* Registers a thread can have when the SM holds the tile's `blocks`. */
+int tile_cuda_register_limit(const Device *d, const Tile *t);
+int tile_cuda_threads(const Tile *t); /* of a block */
 
 /* ---- scratch.c --------------------------------------------------------- */
 
@@ -384,6 +427,27 @@ int64_t model_scratch_bytes(const attnc_spec *s, const Device *d,
                             const Tile *t);
 void model_figures(const attnc_spec *s, const attnc_shape *h, const Device *d,
                    const Tile *t, Figures *out);
+
+/* Keys between the first one any of `width` neighbouring queries sees and
+ * the last one, summed over all queries. */
+double model_key_span(const attnc_spec *s, const attnc_shape *h,
+                      int64_t width);
+
+/* ---- model_cuda.c ------------------------------------------------------ */
+
+void model_cuda(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                const Tile *t, Figures *out);
+
+/* ---- plan_cuda.c ------------------------------------------------------- */
+
+/* The family that multiplies for this spec on this GPU. */
+int cuda_family(const attnc_spec *s, const Device *d);
+/* Lengths of a split worth comparing, 0 (not split) among them; at most 16.
+ * One: no choice. */
+int cuda_splits(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                int out[16]);
+/* Threads and shared memory of a step's blocks, from its tile. */
+void cuda_launch(const attnc_spec *s, const Device *d, Step *step);
 
 /* ---- plan.c, plan_step.c, plan_text.c ---------------------------------- */
 

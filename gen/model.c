@@ -24,10 +24,9 @@ static double sum_clamp(int64_t n, int64_t a, int64_t m) {
            (double)(n - last) * (double)m;
 }
 
-/* Keys between the first one any of `width` neighbouring queries sees and
- * the last one, summed over all queries; width 1: the visible pairs. */
-static double key_span(const attnc_spec *s, const attnc_shape *h,
-                       int64_t width) {
+/* width 1: the visible pairs. */
+double model_key_span(const attnc_spec *s, const attnc_shape *h,
+                      int64_t width) {
     int64_t nq = h->seqlen_q, nk = h->seqlen_k, off = nk - nq;
     int64_t part = nk / ASSUMED_SHARE, half = (width - 1) / 2;
     double upper = sum_clamp(nq, off + 1 + half, nk);
@@ -45,7 +44,7 @@ static double key_span(const attnc_spec *s, const attnc_shape *h,
 }
 
 double model_visible(const attnc_spec *s, const attnc_shape *h) {
-    return key_span(s, h, 1);
+    return model_key_span(s, h, 1);
 }
 
 /* ---- scratch ----------------------------------------------------------- */
@@ -96,11 +95,11 @@ static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
      * its last one's last key, in whole groups of `keys`. */
     int64_t queries = (int64_t)ceil_div(w.micro, (double)group);
     double block_k = v[T_cpu_fwd_block_k], keys = v[T_cpu_fwd_keys];
-    w.keys = key_span(s, h, queries) / (double)h->seqlen_q;
+    w.keys = model_key_span(s, h, queries) / (double)h->seqlen_q;
     w.keys *= ceil_div(block_k, keys) * keys / block_k;
     w.keys += s->mask == ATTNC_MASK_NONE ? 0 : keys / 2;
     queries = (int64_t)ceil_div(block_q, (double)group);
-    w.block_keys = key_span(s, h, queries) / (double)h->seqlen_q;
+    w.block_keys = model_key_span(s, h, queries) / (double)h->seqlen_q;
     w.elem = dtype_bytes(s->dtype);
     return w;
 }
@@ -251,7 +250,7 @@ static void predict(Figures *f, double balance, double exposed) {
 static void cpu_fwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
                     const Tile *t, Figures *f) {
     Work w = count(s, h, d, t);
-    double visible = key_span(s, h, 1);
+    double visible = model_key_span(s, h, 1);
     double balance = imbalance(s, h, d, &w);
     f->flops = 2 * w.heads * visible * (s->head_dim + s->head_dim_v);
     f->exp2s = w.heads * visible;
@@ -309,6 +308,10 @@ static void builtin(const attnc_spec *s, const attnc_shape *h, const Device *d,
 void model_figures(const attnc_spec *s, const attnc_shape *h, const Device *d,
                    const Tile *t, Figures *out) {
     Figures f = {.bound = "compute"};
+    if (tile_is_cuda(t->family)) {
+        model_cuda(s, h, d, t, out);
+        return;
+    }
     f.sram_footprint = (double)model_scratch_bytes(s, d, t);
     if (t->family == TILE_cpu_combine)
         cpu_combine(s, h, d, t, &f);

@@ -2,6 +2,7 @@
  * Spec, shape and device -> plan: the strategy first (split the keys or not),
  * then a tile per step. Names, parameters and text: plan_step.c,
  * plan_text.c. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,23 +107,42 @@ typedef struct Search {
     const Plan *plan;
     const attnc_shape *shape; /* the model's hints */
     const Fixed *fixed;
+    const Pins *pins;
     int split_k;
+    int block_field, split_field; /* of the family; -1: has none */
     bool found;
     Tile best;
     Figures fig;
 } Search;
 
-/* What the strategy says holds unless a field was fixed. */
+static Search new_search(const Plan *p, const attnc_shape *h, int family,
+                         const Fixed *fixed, int split_k) {
+    return (Search){.plan = p,
+                    .shape = h,
+                    .fixed = fixed,
+                    .split_k = split_k,
+                    .block_field = tile_field_index(family, "block_k"),
+                    .split_field = tile_field_index(family, "split_k")};
+}
+
+/* What the strategy says holds unless a field was fixed: whole blocks of keys
+ * per split; a combine takes the split as it is. */
 static void complete(const Search *f, Tile *t) {
-    int block_k = t->v[T_cpu_fwd_block_k];
     overlay(f->fixed, t);
-    if (t->family == TILE_cpu_combine)
-        t->v[T_cpu_combine_split_k] = f->split_k;
-    block_k = t->v[T_cpu_fwd_block_k];
-    if (t->family != TILE_cpu_fwd || block_k < 1 ||
-        is_fixed(f->fixed, TILE_cpu_fwd, T_cpu_fwd_split_k))
+    int block_k = f->block_field < 0 ? 1 : t->v[f->block_field];
+    if (f->split_field < 0 || block_k < 1 ||
+        (f->block_field >= 0 && is_fixed(f->fixed, t->family, f->split_field)))
         return;
-    t->v[T_cpu_fwd_split_k] = (f->split_k + block_k - 1) / block_k * block_k;
+    t->v[f->split_field] = (f->split_k + block_k - 1) / block_k * block_k;
+}
+
+static bool avoided(const Pins *pins, const Tile *t) {
+    for (int i = 0; pins && i < pins->navoid; i++) {
+        if (pins->avoid[i].family == t->family &&
+            !memcmp(pins->avoid[i].v, t->v, sizeof t->v))
+            return true;
+    }
+    return false;
 }
 
 /* Faster first; then less work, less traffic, less SRAM. */
@@ -145,7 +165,8 @@ static void consider(void *user, const Tile *candidate) {
     char why[120];
     Figures fig;
     complete(f, &t);
-    if (!tile_legal(&p->spec, f->shape, &p->device, &t, why))
+    if (avoided(f->pins, &t) ||
+        !tile_legal(&p->spec, f->shape, &p->device, &t, why))
         return;
     model_figures(&p->spec, f->shape, &p->device, &t, &fig);
     if (f->found && compare(&f->fig, &fig) <= 0)
@@ -155,23 +176,29 @@ static void consider(void *user, const Tile *candidate) {
     f->fig = fig;
 }
 
-static bool search(const Plan *p, const attnc_shape *h, int family,
-                   const Fixed *fixed, int split_k, Tile *out) {
-    Search f = {.plan = p, .shape = h, .fixed = fixed, .split_k = split_k};
-    tile_each(&p->spec, h, &p->device, family, consider, &f);
-    if (f.found)
-        *out = f.best;
-    return f.found;
+/* The best legal tile into f->best. */
+static bool search(Search *f, int family) {
+    tile_each(&f->plan->spec, f->shape, &f->plan->device, family, consider, f);
+    return f->found;
 }
+
+/* What a plan is chosen from. */
+typedef struct Choice {
+    Plan *p;
+    const Pins *pins;
+    const int *families; /* of the steps, in order; then -1 */
+    Fixed pin, table;
+} Choice;
+
+static const Fixed nothing;
 
 /* Why the fixed fields fit no tile: what is wrong with them on the tile that
  * would have been taken. */
 static void reason(const Plan *p, int family, const Fixed *fixed, int split_k,
                    char why[120]) {
-    static const Fixed nothing;
-    Search f = {.plan = p, .fixed = fixed, .split_k = split_k};
-    Tile t = tile_safe(&p->device, family);
-    search(p, &p->shape, family, &nothing, split_k, &t);
+    Search f = new_search(p, &p->shape, family, &nothing, split_k);
+    Tile t = search(&f, family) ? f.best : tile_safe(&p->device, family);
+    f.fixed = fixed;
     complete(&f, &t);
     tile_legal(&p->spec, &p->shape, &p->device, &t, why);
 }
@@ -186,29 +213,33 @@ static attnc_shape usual_shape(void) {
 /* A row's bits depend on block_k (and split_k) alone, so batch_invariant
  * takes that from spec and device, and looks at one batch entry for the
  * rest. */
-static attnc_shape invariant(const Plan *p, int family, Fixed *fixed) {
-    attnc_shape h = p->shape, usual = usual_shape();
-    Tile t;
-    if (!p->spec.batch_invariant)
+static attnc_shape invariant(const Choice *c, int family, Fixed *fixed) {
+    attnc_shape h = c->p->shape, usual = usual_shape();
+    Search f = new_search(c->p, &usual, family, fixed, 0);
+    f.pins = c->pins;
+    if (!c->p->spec.batch_invariant)
         return h;
     h.batch = 1;
-    if (family == TILE_cpu_fwd &&
-        !is_fixed(fixed, family, T_cpu_fwd_block_k) &&
-        search(p, &usual, family, fixed, 0, &t))
-        fix_field(fixed, family, T_cpu_fwd_block_k, t.v[T_cpu_fwd_block_k]);
+    if (f.block_field >= 0 && !is_fixed(fixed, family, f.block_field) &&
+        search(&f, family))
+        fix_field(fixed, family, f.block_field, f.best.v[f.block_field]);
     return h;
 }
 
 /* The ladder: pin > table > model > safe. */
-static int choose_tile(Plan *p, Step *step, int family, const Fixed *pin,
-                       const Fixed *table, int split_k, Err *e) {
+static int choose_tile(const Choice *c, Step *step, int family, int split_k,
+                       bool use_table, Err *e) {
     char why[120];
-    bool pinned = pin->set[family], tabled = table->set[family] && !pinned;
-    Fixed fixed = pinned ? *pin : *table;
-    attnc_shape h = invariant(p, family, &fixed);
-    Tile *t = &step->tile;
-    if (search(p, &h, family, &fixed, split_k, t)) {
-        t->from = pinned ? FROM_PIN : tabled ? FROM_TABLE : FROM_MODEL;
+    Plan *p = c->p;
+    bool pinned = c->pin.set[family];
+    bool tabled = use_table && c->table.set[family] && !pinned;
+    Fixed fixed = pinned ? c->pin : tabled ? c->table : nothing;
+    attnc_shape h = invariant(c, family, &fixed);
+    Search f = new_search(p, &h, family, &fixed, split_k);
+    f.pins = c->pins;
+    if (search(&f, family)) {
+        step->tile = f.best;
+        step->tile.from = pinned ? FROM_PIN : tabled ? FROM_TABLE : FROM_MODEL;
         return 0;
     }
     reason(p, family, &fixed, split_k, why);
@@ -216,28 +247,18 @@ static int choose_tile(Plan *p, Step *step, int family, const Fixed *pin,
         return err_set(e, ERR_REQUEST, "tile", NULL, "%s", why);
     if (tabled) {
         snprintf(p->note, sizeof p->note, "tuned row skipped: %s", why);
-        static const Fixed nothing;
-        return choose_tile(p, step, family, pin, &nothing, split_k, e);
+        return choose_tile(c, step, family, split_k, false, e);
     }
-    *t = tile_safe(&p->device, family);
+    step->tile = tile_safe(&p->device, family);
     if (split_k)
-        t->v[family == TILE_cpu_fwd ? T_cpu_fwd_split_k
-                                    : T_cpu_combine_split_k] = split_k;
-    if (tile_legal(&p->spec, &p->shape, &p->device, t, why))
+        step->tile.v[f.split_field] = split_k;
+    if (tile_legal(&p->spec, &p->shape, &p->device, &step->tile, why))
         return 0;
     return err_set(e, ERR_REQUEST, "tile", NULL,
                    "no legal tile on %s: %s", p->device.arch, why);
 }
 
 /* ---- the plan ---------------------------------------------------------- */
-
-static int check_device(const Device *d, Err *e) {
-    if (d->kind == DEVICE_CPU)
-        return 0;
-    return err_set(e, ERR_REQUEST, "plan", "target",
-                   "%s (%s) is not in this version; accepted: cpu avx2 avx512 "
-                   "avx512bf16 neon portable", d->arch, d->name);
-}
 
 /* A tuned row that cannot even be read is skipped, too. */
 static void read_table(const char *text, const int *families, Fixed *out,
@@ -249,13 +270,50 @@ static void read_table(const char *text, const int *families, Fixed *out,
     snprintf(p->note, sizeof p->note, "tuned row skipped: %.130s", e.text);
 }
 
-static int split_of(const Plan *p, const Fixed *pin, const Fixed *table) {
-    const Fixed *const by[] = {pin, table};
-    for (int i = 0; i < 2; i++) {
-        if (is_fixed(by[i], TILE_cpu_fwd, T_cpu_fwd_split_k))
-            return by[i]->tile[TILE_cpu_fwd].v[T_cpu_fwd_split_k];
+/* The best tiles' time with keys split like this, all steps. */
+static double time_split(const Choice *c, int split_k) {
+    double ms = 0;
+    for (int i = 0; i < (split_k ? 2 : 1); i++) {
+        int family = c->families[i];
+        Search f = new_search(c->p, &c->p->shape, family, &c->pin, split_k);
+        f.pins = c->pins;
+        if (!search(&f, family))
+            return HUGE_VAL;
+        ms += f.fig.time_ms;
+        split_k = f.best.v[f.split_field];
     }
-    return split_length(&p->spec, &p->shape, &p->device);
+    return ms;
+}
+
+/* On a GPU the model compares: filling the chip costs the second step. */
+static int split_cuda(const Choice *c) {
+    const Plan *p = c->p;
+    int lengths[16];
+    int n = cuda_splits(&p->spec, &p->shape, &p->device, lengths);
+    int best = lengths[0];
+    double least = n > 1 ? time_split(c, best) : 0;
+    for (int i = 1; i < n; i++) {
+        double ms = time_split(c, lengths[i]);
+        if (ms < least) {
+            least = ms;
+            best = lengths[i];
+        }
+    }
+    return best;
+}
+
+static int split_of(const Choice *c) {
+    const Fixed *const by[] = {&c->pin, &c->table};
+    int family = c->families[0], field = tile_field_index(family, "split_k");
+    if (field < 0)
+        return 0;
+    for (int i = 0; i < 2; i++) {
+        if (is_fixed(by[i], family, field))
+            return by[i]->tile[family].v[field];
+    }
+    if (c->p->device.kind != DEVICE_CPU)
+        return split_cuda(c);
+    return split_length(&c->p->spec, &c->p->shape, &c->p->device);
 }
 
 /* A pin for a step that the plan does not have would do nothing. */
@@ -272,26 +330,43 @@ static int check_used(const Plan *p, const Fixed *pin, Err *e) {
     return 0;
 }
 
+/* The families of a plan's steps: forward, combine. */
+static int families_of(const Plan *p, const Pins *pins, int out[3], Err *e) {
+    bool cpu = p->device.kind == DEVICE_CPU;
+    out[0] = cpu ? TILE_cpu_fwd : cuda_family(&p->spec, &p->device);
+    out[1] = cpu ? TILE_cpu_combine : TILE_cuda_combine;
+    out[2] = -1;
+    if (!pins->builtin)
+        return 0;
+    if (!cpu)
+        return err_set(e, ERR_REQUEST, "plan", "target",
+                       "%s has no built-in kernel; nearest: cpu",
+                       p->device.arch);
+    out[0] = TILE_builtin;
+    out[1] = -1;
+    return 0;
+}
+
 static int choose_steps(Plan *p, const Pins *pins, Err *e) {
-    static const int emitted[] = {TILE_cpu_fwd, TILE_cpu_combine, -1};
-    static const int constant[] = {TILE_builtin, -1};
-    const int *families = pins->builtin ? constant : emitted;
-    Fixed pin, table;
-    int code = fix(pins->tile, families, FROM_PIN, &pin, e);
+    int families[3];
+    Choice c = {.p = p, .pins = pins, .families = families};
+    int code = families_of(p, pins, families, e);
+    if (!code)
+        code = fix(pins->tile, families, FROM_PIN, &c.pin, e);
     if (code)
         return code;
-    read_table(pins->table, families, &table, p);
-    int split_k = pins->builtin ? 0 : split_of(p, &pin, &table);
+    read_table(pins->table, families, &c.table, p);
+    int split_k = split_of(&c);
     p->nstep = split_k ? 2 : 1;
     p->step[0].role = split_k ? ROLE_fwd_split : ROLE_fwd;
     p->step[1].role = ROLE_combine;
     for (int i = 0; i < p->nstep && !code; i++) {
-        int family = i ? TILE_cpu_combine : families[0];
-        code = choose_tile(p, &p->step[i], family, &pin, &table, split_k, e);
+        Step *s = &p->step[i];
+        code = choose_tile(&c, s, families[i], split_k, true, e);
         if (!i && split_k && !code)
-            split_k = p->step[0].tile.v[T_cpu_fwd_split_k];
+            split_k = s->tile.v[tile_field_index(families[0], "split_k")];
     }
-    return code ? code : check_used(p, &pin, e);
+    return code ? code : check_used(p, &c.pin, e);
 }
 
 int plan_choose(const attnc_spec *s, const attnc_shape *h, const Device *d,
@@ -301,8 +376,6 @@ int plan_choose(const attnc_spec *s, const attnc_shape *h, const Device *d,
     int code = spec_check(s, &out->spec, e);
     if (!code)
         code = shape_check(h, &out->shape, e);
-    if (!code)
-        code = check_device(d, e);
     if (code)
         return code;
     out->device = *d;
@@ -343,12 +416,10 @@ static int rank(const void *a, const void *b) {
 }
 
 int plan_candidates(const Plan *p, int step, Candidate *out, int max) {
-    static const Fixed nothing;
     const Tile *t = &p->step[step].tile;
-    Search s = {.plan = p, .shape = &p->shape, .fixed = &nothing};
-    s.split_k = t->family == TILE_cpu_fwd ? t->v[T_cpu_fwd_split_k] : 0;
-    if (t->family == TILE_cpu_combine)
-        s.split_k = t->v[T_cpu_combine_split_k];
+    Search s = new_search(p, &p->shape, t->family, &nothing, 0);
+    if (s.split_field >= 0)
+        s.split_k = t->v[s.split_field];
     List l = {.search = &s};
     tile_each(&p->spec, &p->shape, &p->device, t->family, collect, &l);
     l.cap = l.n;

@@ -44,9 +44,9 @@ static void name_entry(const Plan *p, Step *s) {
         snprintf(dims, sizeof dims, "d%d", q->head_dim);
     else
         snprintf(dims, sizeof dims, "d%dv%d", q->head_dim, q->head_dim_v);
-    if (s->tile.family == TILE_cpu_fwd)
-        snprintf(blocks, sizeof blocks, "%dx%d", v[T_cpu_fwd_block_q],
-                 v[T_cpu_fwd_block_k]);
+    int block_k = tile_field_index(s->tile.family, "block_k");
+    if (block_k >= 0)
+        snprintf(blocks, sizeof blocks, "%dx%d", v[0], v[block_k]);
     else
         snprintf(blocks, sizeof blocks, "%d", v[0]);
     /* The precisions only bound what is shorter anyway. */
@@ -127,12 +127,15 @@ static Extent extent4(int dim, int64_t div, int more, int64_t more_div) {
                      {more, more_div}, {DIM_ONE, 1}}};
 }
 
+static int split_of(const Tile *t) {
+    return t->v[tile_field_index(t->family, "split_k")];
+}
+
 /* Items of fwd_split count splits fastest, then blocks of rows. */
 static Extent grid_of(const Step *s) {
     int rows = s->tile.v[0];
     if (s->role == ROLE_fwd_split)
-        return extent4(DIM_ROWS, rows, DIM_SEQLEN_K,
-                       s->tile.v[T_cpu_fwd_split_k]);
+        return extent4(DIM_ROWS, rows, DIM_SEQLEN_K, split_of(&s->tile));
     return extent4(DIM_ROWS, rows, DIM_ONE, 1);
 }
 
@@ -161,7 +164,7 @@ int64_t extent_size(const Extent *x, const int64_t dims[DIM_COUNT]) {
 void plan_complete(Plan *p) {
     p->nbuf = 0;
     if (p->step[0].role == ROLE_fwd_split) {
-        int split_k = p->step[0].tile.v[T_cpu_fwd_split_k];
+        int split_k = split_of(&p->step[0].tile);
         add_buf(p, "part_o", p->spec.head_dim_v, split_k);
         add_buf(p, "part_lse", 1, split_k);
     }
@@ -172,6 +175,8 @@ void plan_complete(Plan *p) {
         s->grid = grid_of(s);
         int64_t bytes = model_scratch_bytes(&p->spec, &p->device, &s->tile);
         s->scratch_bytes = (bytes + 63) / 64 * 64;
+        if (tile_is_cuda(s->tile.family))
+            cuda_launch(&p->spec, &p->device, s);
         model_figures(&p->spec, &p->shape, &p->device, &s->tile, &s->fig);
     }
 }

@@ -9,10 +9,21 @@
 
 /* ---- identity ---------------------------------------------------------- */
 
+/* What CUDA templates read of shape and device, besides the arch. */
+static void print_cuda(const Plan *p, Str *out) {
+    const Device *d = &p->device;
+    str_addf(out, "\nprims=%s mma_k=%g cp_async=%g\npromises ",
+             d->kind == DEVICE_EMULATED ? "emu" : "real", d->mma_k,
+             d->cp_async);
+    shape_print_promises(&p->shape, out);
+}
+
 void plan_identity(const Plan *p, Str *out) {
     str_addf(out, "arch=%s\nspec ", p->device.arch);
     spec_print(&p->spec, out);
     /* CPU kernels read no promise: they are only checked at launch. */
+    if (p->device.kind != DEVICE_CPU)
+        print_cuda(p, out);
     for (int i = 0; i < p->nstep; i++) {
         str_addf(out, "\nstep %s ", role_name(p->step[i].role));
         tile_print(&p->step[i].tile, out);
@@ -50,6 +61,18 @@ static void print_figures(const Figures *f, Str *out) {
              f->sram_ms, f->time_ms, f->bound);
 }
 
+static void print_cuda_step(const Step *s, Str *out) {
+    const Figures *f = &s->fig;
+    str_addf(out, "  smem_bytes=%lld threads=%d\n", (long long)s->smem_bytes,
+             s->threads);
+    print_figures(f, out);
+    str_addf(out,
+             "  sm product_ms=%.4g exp2_ms=%.4g issue_ms=%.4g smem_ms=%.4g "
+             "registers=%g occupancy=%.3g\n",
+             f->product_ms, f->exp2_ms, f->issue_ms, f->smem_ms, f->registers,
+             f->occupancy);
+}
+
 static void print_step(const Step *s, Str *out) {
     str_addf(out, "step %s from=%s entry=%s\n  tile ", role_name(s->role),
              tile_from_name(s->tile.from), s->entry);
@@ -59,7 +82,12 @@ static void print_step(const Step *s, Str *out) {
     str_addf(out, "\n  params");
     for (int i = 0; i < s->nparam; i++)
         str_addf(out, " %s", param_name(s->param[i].id));
-    str_addf(out, "\n  scratch_bytes=%lld\n", (long long)s->scratch_bytes);
+    str_addf(out, "\n");
+    if (tile_is_cuda(s->tile.family)) {
+        print_cuda_step(s, out);
+        return;
+    }
+    str_addf(out, "  scratch_bytes=%lld\n", (long long)s->scratch_bytes);
     print_figures(&s->fig, out);
 }
 
@@ -135,21 +163,33 @@ static int parse_line(const char *line, Plan *p, Err *e) {
     return 0;
 }
 
+static int split_of(const Tile *t) {
+    int field = tile_field_index(t->family, "split_k");
+    return field < 0 ? 0 : t->v[field];
+}
+
+static bool is_fwd(int family) {
+    return family == TILE_cpu_fwd || family == TILE_mma_fwd ||
+           family == TILE_fma_fwd;
+}
+
+/* Is b the family that merges the splits of family a? */
+static bool merges(int a, int b) {
+    return is_fwd(a) &&
+           b == (a == TILE_cpu_fwd ? TILE_cpu_combine : TILE_cuda_combine);
+}
+
 /* The steps a plan can have, and a legal tile of the right family in each. */
 static int check_steps(const Plan *p, Err *e) {
     const Step *s = p->step;
+    const Tile *t = &s[0].tile, *u = &s[1].tile;
     char why[120] = "";
-    bool fwd = p->nstep == 1 && s[0].role == ROLE_fwd &&
-               (s[0].tile.family == TILE_builtin ||
-                (s[0].tile.family == TILE_cpu_fwd &&
-                 !s[0].tile.v[T_cpu_fwd_split_k]));
+    bool fwd =
+        p->nstep == 1 && s[0].role == ROLE_fwd &&
+        (t->family == TILE_builtin || (is_fwd(t->family) && !split_of(t)));
     bool split = p->nstep == 2 && s[0].role == ROLE_fwd_split &&
-                 s[1].role == ROLE_combine &&
-                 s[0].tile.family == TILE_cpu_fwd &&
-                 s[1].tile.family == TILE_cpu_combine &&
-                 s[0].tile.v[T_cpu_fwd_split_k] > 0 &&
-                 s[0].tile.v[T_cpu_fwd_split_k] ==
-                     s[1].tile.v[T_cpu_combine_split_k];
+                 s[1].role == ROLE_combine && merges(t->family, u->family) &&
+                 split_of(t) > 0 && split_of(t) == split_of(u);
     bool legal = fwd || split;
     for (int i = 0; legal && i < p->nstep; i++)
         legal = tile_legal(&p->spec, &p->shape, &p->device, &s[i].tile, why);
@@ -165,9 +205,8 @@ static int check_plan(Plan *p, Err *e) {
     int code = spec_check(&s, &p->spec, e);
     if (!code)
         code = shape_check(&h, &p->shape, e);
-    if (!code && p->device.kind != DEVICE_CPU)
-        code = err_set(e, ERR_REQUEST, "plan", "device", "%s is not a CPU",
-                       p->device.arch);
+    if (!code && p->device.kind < 0)
+        code = err_set(e, ERR_REQUEST, "plan", "device", "is missing");
     if (!code)
         code = check_steps(p, e);
     return code;

@@ -72,7 +72,6 @@ static int unknown_field(int family, Slice key, Err *e) {
                    tile_family_name(family), nearest_word(name, names, n));
 }
 
-/* Index of the field, or -1. */
 static int field_index(int family, Slice key) {
     const char *name;
     for (int i = 0; (name = tile_field_name(family, i)); i++) {
@@ -80,6 +79,10 @@ static int field_index(int family, Slice key) {
             return i;
     }
     return -1;
+}
+
+int tile_field_index(int family, const char *name) {
+    return field_index(family, (Slice){name, strlen(name)});
 }
 
 int tile_parse(const char *pairs, Tile *t, Err *e) {
@@ -104,8 +107,6 @@ int tile_parse(const char *pairs, Tile *t, Err *e) {
 
 /* ---- legality ---------------------------------------------------------- */
 
-enum { WHY = 120 };
-
 /* The names of cpu_fwd's fields, spelled out once. */
 typedef struct CpuFwd {
     int block_q, block_k, vecs, keys, dims, copy_kv, split_k;
@@ -118,59 +119,54 @@ static CpuFwd cpu_fwd(const Tile *t) {
                     t->v[T_cpu_fwd_split_k]};
 }
 
-static bool refuse(char why[WHY], const char *fmt, ...)
-    __attribute__((format(printf, 2, 3)));
-static bool refuse(char why[WHY], const char *fmt, ...) {
+bool tile_refuse(char why[TILE_WHY], const char *fmt, ...) {
     va_list args;
     va_start(args, fmt);
-    vsnprintf(why, WHY, fmt, args);
+    vsnprintf(why, TILE_WHY, fmt, args);
     va_end(args);
     return false;
 }
 
-typedef struct Range {
-    const char *name;
-    int value, lo, hi;
-} Range;
-
-static bool in_ranges(const Range *r, int n, char why[WHY]) {
+bool tile_in_ranges(const TileRange *r, int n, char why[TILE_WHY]) {
     for (int i = 0; i < n; i++) {
         if (r[i].value < r[i].lo || r[i].value > r[i].hi)
-            return refuse(why, "%s=%d is out of range; accepted %d..%d",
-                          r[i].name, r[i].value, r[i].lo, r[i].hi);
+            return tile_refuse(why, "%s=%d is out of range; accepted %d..%d",
+                               r[i].name, r[i].value, r[i].lo, r[i].hi);
     }
     return true;
 }
 
-static bool whole(const char *name, int value, const char *unit_name, int unit,
-                  char why[WHY]) {
+bool tile_whole(const char *name, int value, const char *unit_name, int unit,
+                char why[TILE_WHY]) {
     int up = (value + unit - 1) / unit * unit;
     if (value == up)
         return true;
     int nearest = up - value <= unit / 2 || up == unit ? up : up - unit;
-    return refuse(why, "%s=%d is not a multiple of %s%d; nearest %d", name,
-                  value, unit_name, unit, nearest);
+    return tile_refuse(why, "%s=%d is not a multiple of %s%d; nearest %d", name,
+                       value, unit_name, unit, nearest);
 }
 
 /* A register tile holds rows x vecs sums, one vector of each of its `vecs`
  * operands and one broadcast. */
 static bool fits_registers(const char *name, int rows, int vecs,
-                           const Device *d, char why[WHY]) {
+                           const Device *d, char why[TILE_WHY]) {
     int need = rows * vecs + vecs + 1, have = (int)d->vector_regs;
     if (need <= have)
         return true;
     int most = (have - 1 - vecs) / vecs;
     if (most < 1)
-        return refuse(why, "vecs=%d needs %d vector registers, %s has %d; "
-                           "nearest vecs=%d", vecs, need, d->arch, have,
-                      (have - 1) / 2);
-    return refuse(why, "%s=%d x vecs=%d needs %d vector registers, %s has %d; "
-                       "nearest %s=%d", name, rows, vecs, need, d->arch, have,
-                  name, most);
+        return tile_refuse(why,
+                           "vecs=%d needs %d vector registers, %s has %d; "
+                           "nearest vecs=%d",
+                           vecs, need, d->arch, have, (have - 1) / 2);
+    return tile_refuse(why,
+                       "%s=%d x vecs=%d needs %d vector registers, %s has %d; "
+                       "nearest %s=%d",
+                       name, rows, vecs, need, d->arch, have, name, most);
 }
 
 static bool fits_sram(const attnc_spec *s, const Device *d, const Tile *t,
-                      char why[WHY]) {
+                      char why[TILE_WHY]) {
     int64_t need = model_scratch_bytes(s, d, t);
     if (need <= d->sram_bytes)
         return true;
@@ -179,58 +175,67 @@ static bool fits_sram(const attnc_spec *s, const Device *d, const Tile *t,
     unit.v[T_cpu_fwd_block_q] = micro;
     int64_t least = model_scratch_bytes(s, d, &unit);
     if (least > d->sram_bytes)
-        return refuse(why, "needs %lld bytes of SRAM, there are %.0f, and "
-                           "block_q=%d needs %lld", (long long)need,
-                      d->sram_bytes, micro, (long long)least);
-    return refuse(why, "needs %lld bytes of SRAM, there are %.0f",
-                  (long long)need, d->sram_bytes);
+        return tile_refuse(why,
+                           "needs %lld bytes of SRAM, there are %.0f, and "
+                           "block_q=%d needs %lld",
+                           (long long)need, d->sram_bytes, micro,
+                           (long long)least);
+    return tile_refuse(why, "needs %lld bytes of SRAM, there are %.0f",
+                       (long long)need, d->sram_bytes);
 }
 
 static bool cpu_fwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
-                          char why[WHY]) {
+                          char why[TILE_WHY]) {
     CpuFwd f = cpu_fwd(t);
     int lanes = (int)d->vector_bytes / 4;
-    const Range ranges[] = {
-        {"block_q", f.block_q, 1, 65536},   {"block_k", f.block_k, 8, 1024},
-        {"vecs", f.vecs, 1, 8},             {"keys", f.keys, 1, 16},
-        {"dims", f.dims, 1, 16},            {"copy_kv", f.copy_kv, 0, 1},
+    const TileRange ranges[] = {
+        {"block_q", f.block_q, 1, 65536},
+        {"block_k", f.block_k, 8, 1024},
+        {"vecs", f.vecs, 1, 8},
+        {"keys", f.keys, 1, 16},
+        {"dims", f.dims, 1, 16},
+        {"copy_kv", f.copy_kv, 0, 1},
         {"split_k", f.split_k, 0, 1 << 30},
     };
     if (d->kind != DEVICE_CPU)
-        return refuse(why, "family cpu_fwd needs a CPU, not %s", d->arch);
-    if (!in_ranges(ranges, sizeof ranges / sizeof *ranges, why) ||
-        !whole("block_q", f.block_q, "lanes*vecs = ", lanes * f.vecs, why) ||
-        !whole("block_k", f.block_k, "", 8, why) ||
-        !whole("split_k", f.split_k, "block_k = ", f.block_k, why) ||
+        return tile_refuse(why, "family cpu_fwd needs a CPU, not %s", d->arch);
+    if (!tile_in_ranges(ranges, sizeof ranges / sizeof *ranges, why) ||
+        !tile_whole("block_q", f.block_q, "lanes*vecs = ", lanes * f.vecs,
+                    why) ||
+        !tile_whole("block_k", f.block_k, "", 8, why) ||
+        !tile_whole("split_k", f.split_k, "block_k = ", f.block_k, why) ||
         !fits_registers("keys", f.keys, f.vecs, d, why) ||
         !fits_registers("dims", f.dims, f.vecs, d, why))
         return false;
     if (!f.copy_kv && s->dtype != ATTNC_F32)
-        return refuse(why, "copy_kv=0 reads K and V in place, which needs "
+        return tile_refuse(why,
+                           "copy_kv=0 reads K and V in place, which needs "
                            "dtype=f32, not %s; nearest copy_kv=1",
-                      spec_spelling(s, "dtype"));
+                           spec_spelling(s, "dtype"));
     return fits_sram(s, d, t, why);
 }
 
 bool tile_legal(const attnc_spec *s, const attnc_shape *h, const Device *d,
-                const Tile *t, char why[WHY]) {
+                const Tile *t, char why[TILE_WHY]) {
     (void)h; /* sizes steer, they do not forbid; promises may, for CUDA */
-    const Range combine[] = {
+    const TileRange combine[] = {
         {"rows", t->v[T_cpu_combine_rows], 1, 1024},
         {"split_k", t->v[T_cpu_combine_split_k], 8, 1 << 30},
     };
-    const Range constant = {"rows", t->v[T_builtin_rows], BUILTIN_ROWS,
-                            BUILTIN_ROWS};
+    const TileRange constant = {"rows", t->v[T_builtin_rows], BUILTIN_ROWS,
+                                BUILTIN_ROWS};
     why[0] = 0;
     switch (t->family) {
     case TILE_cpu_fwd:
         return cpu_fwd_legal(s, d, t, why);
     case TILE_cpu_combine:
-        return in_ranges(combine, 2, why);
+        return tile_in_ranges(combine, 2, why);
     case TILE_builtin:
-        return in_ranges(&constant, 1, why);
+        return tile_in_ranges(&constant, 1, why);
     default:
-        return refuse(why, "unknown family %d", t->family);
+        if (tile_is_cuda(t->family))
+            return tile_cuda_legal(s, d, t, why);
+        return tile_refuse(why, "unknown family %d", t->family);
     }
 }
 
@@ -356,6 +361,8 @@ void tile_each(const attnc_spec *s, const attnc_shape *h, const Device *d,
     } else if (family == TILE_builtin) {
         t.v[T_builtin_rows] = BUILTIN_ROWS;
         fn(user, &t);
+    } else if (tile_is_cuda(family) && d->kind != DEVICE_CPU) {
+        tile_cuda_each(s, h, d, &t, fn, user);
     }
 }
 
@@ -390,6 +397,8 @@ Tile tile_safe(const Device *d, int family) {
         t.v[T_cpu_combine_split_k] = 1024;
     } else if (family == TILE_builtin) {
         t.v[T_builtin_rows] = BUILTIN_ROWS;
+    } else if (tile_is_cuda(family)) {
+        tile_cuda_safe(&t);
     } else {
         t.v[T_cpu_fwd_block_q] = (int)d->vector_bytes / 4;
         t.v[T_cpu_fwd_block_k] = 8;

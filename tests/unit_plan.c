@@ -375,14 +375,6 @@ static void the_smallest_tile_is_the_last_resort(void **state) {
     assert_non_null(strstr(e.text, "no legal tile on avx2: needs "));
 }
 
-static void a_gpu_is_not_in_this_version(void **state) {
-    (void)state;
-    Device d = device("H200");
-    expect_fault("", &d, NULL,
-                 "plan: target: sm_90a (H200) is not in this version; "
-                 "accepted: cpu avx2 avx512 avx512bf16 neon portable");
-}
-
 /* ---- candidates -------------------------------------------------------- */
 
 enum { MANY = 4000 };
@@ -444,7 +436,6 @@ int main(void) {
         cmocka_unit_test(a_bad_tuned_row_is_skipped_with_a_reason),
         cmocka_unit_test(a_bad_pin_is_an_error),
         cmocka_unit_test(the_smallest_tile_is_the_last_resort),
-        cmocka_unit_test(a_gpu_is_not_in_this_version),
         cmocka_unit_test(candidates_are_ranked_and_rejected_ones_last),
         cmocka_unit_test(choosing_takes_little_time),
     };

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What plans for GPUs decide before tiles: the family, and into how long
+ * pieces the keys may be split. */
+#include "gen.h"
+
+int cuda_family(const attnc_spec *s, const Device *d) {
+    Tile t = {.family = TILE_mma_fwd, .from = FROM_SAFE};
+    char why[TILE_WHY];
+    tile_cuda_safe(&t);
+    return tile_cuda_legal(s, d, &t, why) ? TILE_mma_fwd : TILE_fma_fwd;
+}
+
+/* Rows of one key head that one block can hold, whatever its tile. */
+enum { BLOCK_ROWS = 128, SPLIT_LEAST = 256, SPLIT_INVARIANT = 1024 };
+enum { WAVES = 4, CHOICES = 16 };
+
+static int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+/* Powers of two, so that growing lengths share few kernels. Splits pay when
+ * blocks of rows cannot fill the chip. Under batch_invariant neither the
+ * batch nor another sequence's length decides: the query rows do, and varlen
+ * never splits. */
+int cuda_splits(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                int out[16]) {
+    int64_t rows = h->heads / h->kv_heads * h->seqlen_q;
+    int64_t blocks = h->batch * h->kv_heads * ceil_div(rows, BLOCK_ROWS);
+    int n = 0;
+    out[n++] = 0;
+    if (s->batch_invariant) {
+        out[0] = rows <= BLOCK_ROWS && !s->varlen ? SPLIT_INVARIANT : 0;
+        return n;
+    }
+    if ((double)blocks >= d->cores)
+        return n;
+    for (int64_t split = SPLIT_LEAST; n < CHOICES && 2 * split <= h->seqlen_k;
+         split *= 2)
+        if ((double)(blocks * ceil_div(h->seqlen_k, split)) <= WAVES * d->cores)
+            out[n++] = (int)split;
+    return n;
+}
+
+void cuda_launch(const attnc_spec *s, const Device *d, Step *step) {
+    CudaSmem m;
+    cuda_smem(s, d, &step->tile, &m);
+    step->smem_bytes = m.total;
+    step->threads = tile_cuda_threads(&step->tile);
+}

@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The tile families of GPUs: what a device's numbers allow, and the search
+ * space. No chip is known by name here. */
+#include "gen.h"
+
+enum {
+    WARP = 32,
+    REGISTERS_MAX = 255, /* of one thread: the field of an instruction */
+    REGISTER_UNIT = 8,   /* they are given out in eights */
+    BLOCK_THREADS = 1024,
+};
+
+bool tile_is_cuda(int family) {
+    return family == TILE_mma_fwd || family == TILE_fma_fwd ||
+           family == TILE_cuda_combine;
+}
+
+/* ---- the two forward families under one set of names -------------------- */
+
+typedef struct Fwd {
+    bool mma;
+    int block_q, block_k, warps, rows, stages, q_regs, peel, blocks, split_k;
+} Fwd;
+
+static Fwd fwd_of(const Tile *t) {
+    const int32_t *v = t->v;
+    if (t->family == TILE_mma_fwd)
+        return (Fwd){true,
+                     v[T_mma_fwd_block_q],
+                     v[T_mma_fwd_block_k],
+                     v[T_mma_fwd_warps],
+                     v[T_mma_fwd_rows],
+                     v[T_mma_fwd_stages],
+                     v[T_mma_fwd_q_regs],
+                     v[T_mma_fwd_peel],
+                     v[T_mma_fwd_blocks],
+                     v[T_mma_fwd_split_k]};
+    return (Fwd){false,
+                 v[T_fma_fwd_block_q],
+                 v[T_fma_fwd_block_k],
+                 v[T_fma_fwd_warps],
+                 v[T_fma_fwd_rows],
+                 v[T_fma_fwd_stages],
+                 0,
+                 v[T_fma_fwd_peel],
+                 v[T_fma_fwd_blocks],
+                 v[T_fma_fwd_split_k]};
+}
+
+static void set_fwd(Tile *t, const Fwd *f) {
+    int32_t *v = t->v;
+    if (f->mma) {
+        v[T_mma_fwd_block_q] = f->block_q, v[T_mma_fwd_block_k] = f->block_k;
+        v[T_mma_fwd_warps] = f->warps, v[T_mma_fwd_rows] = f->rows;
+        v[T_mma_fwd_stages] = f->stages, v[T_mma_fwd_q_regs] = f->q_regs;
+        v[T_mma_fwd_peel] = f->peel, v[T_mma_fwd_blocks] = f->blocks;
+    } else {
+        v[T_fma_fwd_block_q] = f->block_q, v[T_fma_fwd_block_k] = f->block_k;
+        v[T_fma_fwd_warps] = f->warps, v[T_fma_fwd_rows] = f->rows;
+        v[T_fma_fwd_stages] = f->stages, v[T_fma_fwd_peel] = f->peel;
+        v[T_fma_fwd_blocks] = f->blocks;
+    }
+}
+
+/* ---- registers ---------------------------------------------------------- */
+
+/* Addresses, loop counters, lengths, bounds: what a thread holds besides. */
+enum { OTHER_REGISTERS = 30 };
+
+static int ceil_div(int a, int b) {
+    return (a + b - 1) / b;
+}
+
+/* Without cp.async the next tile waits in registers. */
+static int copy_registers(const Device *d, const Fwd *f, const CudaSmem *m,
+                          int elem) {
+    int64_t bytes = m->k_bytes > m->v_bytes ? m->k_bytes : m->v_bytes;
+    if (d->cp_async)
+        return 0;
+    return (int)(bytes * elem / (f->mma ? elem : 4)) / (f->warps * WARP * 4);
+}
+
+/* Per m16 tile of rows: 4 registers for each n8 tile of O and S, the
+ * fragments of Q (all, or of one step), maximum and sum; K or V fragments of
+ * two steps. */
+static int mma_registers(const Fwd *f, const CudaSmem *m, int elem) {
+    int tiles = f->rows / 16;
+    int o = tiles * (int)m->dim_v / 2, scores = tiles * f->block_k / 2;
+    int q = f->q_regs ? tiles * (int)m->dim * elem / 8 : tiles * 4;
+    return o + scores + q + tiles * 4 + 8;
+}
+
+/* A thread has a quarter of the warp's rows, an eighth of the keys and dims;
+ * four dims of its rows and keys at a time. */
+static int fma_registers(const Fwd *f, const CudaSmem *m) {
+    int rows = f->rows / 4, keys = f->block_k / 8;
+    int dims = ceil_div((int)m->dim_v, 32) * 4;
+    return rows * (dims + keys) + 4 * rows + 4 + 2 * rows;
+}
+
+int tile_cuda_registers(const attnc_spec *s, const Device *d, const Tile *t) {
+    CudaSmem m;
+    Fwd f = fwd_of(t);
+    int elem = dtype_bytes(s->dtype);
+    if (t->family == TILE_cuda_combine)
+        return OTHER_REGISTERS + 2 * ceil_div(s->head_dim_v, WARP);
+    cuda_smem(s, d, t, &m);
+    return (f.mma ? mma_registers(&f, &m, elem) : fma_registers(&f, &m)) +
+           copy_registers(d, &f, &m, elem) + OTHER_REGISTERS;
+}
+
+int tile_cuda_register_limit(const Device *d, const Tile *t) {
+    Fwd f = fwd_of(t);
+    if (t->family == TILE_cuda_combine)
+        return REGISTERS_MAX;
+    int each = (int)d->vector_regs / (f.blocks * f.warps * WARP);
+    each -= each % REGISTER_UNIT;
+    return each < REGISTERS_MAX ? each : REGISTERS_MAX;
+}
+
+int tile_cuda_threads(const Tile *t) {
+    int warps = t->family == TILE_cuda_combine ? t->v[T_cuda_combine_merge_rows]
+                                               : fwd_of(t).warps;
+    return warps * WARP;
+}
+
+/* ---- legality ----------------------------------------------------------- */
+
+/* Has the device the instruction that the family multiplies by? */
+static bool has_mma(const attnc_spec *s, const Device *d, char why[TILE_WHY]) {
+    const char *dtype = spec_spelling(s, "dtype");
+    double peak = s->dtype == ATTNC_F16    ? d->f16_tflops
+                  : s->dtype == ATTNC_BF16 ? d->bf16_tflops
+                                           : d->tf32_tflops;
+    if (s->dtype == ATTNC_F32 && s->f32_math != ATTNC_MATH_TF32)
+        return tile_refuse(why, "family mma_fwd rounds f32 to tf32, which "
+                                "f32_math=ieee forbids; nearest fma_fwd");
+    if (d->mma_k > 0 && peak > 0)
+        return true;
+    return tile_refuse(why,
+                       "%s has no mma.sync for %s; nearest family "
+                       "fma_fwd",
+                       d->arch, s->dtype == ATTNC_F32 ? "tf32" : dtype);
+}
+
+static bool fits_smem(const Device *d, const Fwd *f, const CudaSmem *m,
+                      char why[TILE_WHY]) {
+    double all = f->blocks * ((double)m->total + d->sram_reserved);
+    if ((double)m->total > d->sram_bytes)
+        return tile_refuse(why, "needs %lld bytes of SRAM, a block has %.0f",
+                           (long long)m->total, d->sram_bytes);
+    if (all > d->sram_core_bytes)
+        return tile_refuse(why,
+                           "blocks=%d need %.0f bytes of SRAM, an SM has "
+                           "%.0f",
+                           f->blocks, all, d->sram_core_bytes);
+    return true;
+}
+
+static bool fits_sm(const attnc_spec *s, const Device *d, const Tile *t,
+                    const Fwd *f, char why[TILE_WHY]) {
+    int threads = f->blocks * f->warps * WARP;
+    int need = tile_cuda_registers(s, d, t);
+    int have = tile_cuda_register_limit(d, t);
+    if (threads > d->max_threads)
+        return tile_refuse(why, "blocks=%d of %d threads; an SM holds %.0f",
+                           f->blocks, f->warps * WARP, d->max_threads);
+    if (f->blocks > d->max_blocks)
+        return tile_refuse(why, "blocks=%d; an SM holds %.0f", f->blocks,
+                           d->max_blocks);
+    if (need > have)
+        return tile_refuse(why,
+                           "wants %d registers a thread, there are %d "
+                           "with blocks=%d",
+                           need, have, f->blocks);
+    return true;
+}
+
+static bool fwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
+                      char why[TILE_WHY]) {
+    Fwd f = fwd_of(t);
+    CudaSmem m;
+    int unit = f.mma ? 16 : 8;
+    const TileRange ranges[] = {
+        {"block_q", f.block_q, unit, 512},
+        {"block_k", f.block_k, unit, 256},
+        {"warps", f.warps, 1, BLOCK_THREADS / WARP},
+        {"rows", f.rows, unit, 32},
+        {"stages", f.stages, 2, d->cp_async ? 4 : 2},
+        {"q_regs", f.q_regs, 0, 1},
+        {"peel", f.peel, 0, 1},
+        {"blocks", f.blocks, 1, 32},
+        {"split_k", f.split_k, 0, 1 << 30},
+    };
+    if (f.mma && !has_mma(s, d, why))
+        return false;
+    if (!tile_in_ranges(ranges, sizeof ranges / sizeof *ranges, why) ||
+        !tile_whole("rows", f.rows, "", unit, why) ||
+        !tile_whole("block_k", f.block_k, "", unit, why) ||
+        !tile_whole("split_k", f.split_k, "block_k = ", f.block_k, why))
+        return false;
+    if (f.block_q != f.warps * f.rows)
+        return tile_refuse(why,
+                           "block_q=%d is not warps*rows = %d; nearest "
+                           "block_q=%d",
+                           f.block_q, f.warps * f.rows, f.warps * f.rows);
+    cuda_smem(s, d, t, &m);
+    return fits_smem(d, &f, &m, why) && fits_sm(s, d, t, &f, why);
+}
+
+bool tile_cuda_legal(const attnc_spec *s, const Device *d, const Tile *t,
+                     char why[TILE_WHY]) {
+    const TileRange combine[] = {
+        {"merge_rows", t->v[T_cuda_combine_merge_rows], 1,
+         BLOCK_THREADS / WARP},
+        {"split_k", t->v[T_cuda_combine_split_k], 8, 1 << 30},
+    };
+    if (d->kind == DEVICE_CPU)
+        return tile_refuse(why, "family %s needs a GPU, not %s",
+                           tile_family_name(t->family), d->arch);
+    if (t->family == TILE_cuda_combine)
+        return tile_in_ranges(combine, 2, why);
+    return fwd_legal(s, d, t, why);
+}
+
+/* ---- enumeration -------------------------------------------------------- */
+
+typedef struct Walk {
+    const attnc_spec *s;
+    const attnc_shape *h;
+    const Device *d;
+    Tile *t;
+    void (*fn)(void *user, const Tile *t);
+    void *user;
+} Walk;
+
+/* A launch this long may take a compile that is twice as long. */
+static const double LONG_LAUNCH = 4e12; /* flops of the two products */
+
+static bool may_peel(const Walk *w) {
+    double flops = 2.0 * (double)w->h->batch * (double)w->h->heads *
+                   model_visible(w->s, w->h) *
+                   (w->s->head_dim + w->s->head_dim_v);
+    return w->s->mask != ATTNC_MASK_NONE && flops >= LONG_LAUNCH;
+}
+
+/* More blocks of an SM, up to one too many, to show the limit. */
+static void walk_blocks(const Walk *w, Fwd *f) {
+    static const int blocks[] = {1, 2, 3, 4, 6, 8};
+    char why[TILE_WHY];
+    for (int i = 0; i < 6; i++) {
+        f->blocks = blocks[i];
+        set_fwd(w->t, f);
+        w->fn(w->user, w->t);
+        if (!fwd_legal(w->s, w->d, w->t, why))
+            return;
+    }
+}
+
+static void walk_variants(const Walk *w, Fwd *f) {
+    int stages = w->d->cp_async ? 4 : 2, peels = may_peel(w);
+    for (f->stages = 2; f->stages <= stages; f->stages++)
+        for (f->q_regs = 0; f->q_regs <= f->mma; f->q_regs++)
+            for (f->peel = 0; f->peel <= peels; f->peel++)
+                walk_blocks(w, f);
+}
+
+static void walk_keys(const Walk *w, Fwd *f) {
+    static const int wide[] = {32, 48, 64, 80, 96, 112, 128, 160, 192, 256};
+    static const int narrow[] = {8, 16, 32, 64, 128};
+    int n = f->mma ? 10 : 5;
+    for (int i = 0; i < n; i++) {
+        f->block_k = f->mma ? wide[i] : narrow[i];
+        walk_variants(w, f);
+    }
+}
+
+/* Blocks of more rows than there are waste their warps, so of those only the
+ * smallest is looked at. */
+static void walk_fwd(const Walk *w, bool mma) {
+    int64_t rows = w->h->heads / w->h->kv_heads * w->h->seqlen_q;
+    for (int warps = 1; warps <= 8; warps *= 2)
+        for (int r = mma ? 16 : 8; r <= 32; r *= 2) {
+            Fwd f = {.mma = mma, .warps = warps, .rows = r};
+            f.block_q = warps * r;
+            if (f.block_q / 2 >= rows && warps * r > 64)
+                continue;
+            walk_keys(w, &f);
+        }
+}
+
+static void walk_combine(const Walk *w) {
+    for (int rows = 1; rows <= 16; rows *= 2) {
+        w->t->v[T_cuda_combine_merge_rows] = rows;
+        w->fn(w->user, w->t);
+    }
+}
+
+void tile_cuda_each(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                    Tile *t, void (*fn)(void *user, const Tile *t),
+                    void *user) {
+    Walk w = {s, h, d, t, fn, user};
+    if (t->family == TILE_cuda_combine)
+        walk_combine(&w);
+    else
+        walk_fwd(&w, t->family == TILE_mma_fwd);
+}
+
+void tile_cuda_safe(Tile *t) {
+    if (t->family == TILE_cuda_combine) {
+        t->v[T_cuda_combine_merge_rows] = 1;
+        t->v[T_cuda_combine_split_k] = 1024;
+        return;
+    }
+    bool mma = t->family == TILE_mma_fwd;
+    int unit = mma ? 16 : 8;
+    Fwd f = {.mma = mma,
+             .block_q = unit,
+             .block_k = unit,
+             .warps = 1,
+             .rows = unit,
+             .stages = 2,
+             .blocks = 1};
+    set_fwd(t, &f);
+}
