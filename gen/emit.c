@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Plan -> one module of C: hands the plan to Lua as plain tables, runs
- * cpu/lib.lua, then cpu/module.c.in, and records which template line made
- * each line of the text. */
+ * Plan -> one module of C or CUDA: hands the plan to Lua as plain tables, runs
+ * the lib.lua of cpu/ or cuda/, then its root template, and records which
+ * template line made each line of the text. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -187,10 +187,14 @@ static void push_promises(lua_State *L, const LuaApi *api,
 #undef ATTNC_PROMISE
 }
 
+/* Also `prims`, the set of primitives to paste, and `cc`, the compute
+ * capability as compilers define it: 750 for sm_75, 900 for sm_90a. */
 static void push_device(lua_State *L, const LuaApi *api, const Device *d) {
-    api->lua_createtable(L, 0, 24);
+    api->lua_createtable(L, 0, 32);
     set_text(L, api, "name", d->name);
     set_text(L, api, "arch", d->arch);
+    set_text(L, api, "prims", d->kind == DEVICE_EMULATED ? "emu" : "real");
+    set_int(L, api, "cc", d->kind == DEVICE_CPU ? 0 : 10 * atoi(d->arch + 3));
 #define FIGURE(name, unit, doc)                                                \
     api->lua_pushnumber(L, d->name);                                           \
     api->lua_setfield(L, -2, #name);
@@ -226,6 +230,27 @@ static void push_scratch(lua_State *L, const LuaApi *api, const Plan *p,
     set_int(L, api, "total", c.total);
 }
 
+#define AT(name)                                                               \
+    { #name, offsetof(CudaSmem, name) }
+static const struct {
+    const char *name;
+    size_t offset;
+} smem_fields[] = {AT(dim),      AT(dim_v),   AT(q),       AT(k),
+                   AT(v),        AT(p),       AT(o),       AT(k_stages),
+                   AT(v_stages), AT(k_bytes), AT(v_bytes), AT(q_pitch),
+                   AT(v_pitch),  AT(p_pitch), AT(total)};
+#undef AT
+
+static void push_smem(lua_State *L, const LuaApi *api, const Plan *p,
+                      const Tile *t) {
+    CudaSmem m;
+    cuda_smem(&p->spec, &p->device, t, &m);
+    api->lua_createtable(L, 0, 16);
+    for (size_t i = 0; i < sizeof smem_fields / sizeof *smem_fields; i++)
+        set_int(L, api, smem_fields[i].name,
+                *(int64_t *)((char *)&m + smem_fields[i].offset));
+}
+
 static const char *const kind_names[] = {"pointer_in", "pointer_out", "length",
                                          "stride",     "scalar",      "work"};
 
@@ -239,20 +264,25 @@ static void push_params(lua_State *L, const LuaApi *api, const Step *s) {
     }
 }
 
-/* steps[i] = {role, entry, params, tile, scratch} */
+/* steps[i] = {role, entry, params, tile, scratch, threads}; scratch is the
+ * CPU worker's or the CUDA block's shared memory, threads the latter's. */
 static void push_steps(lua_State *L, const LuaApi *api, const Plan *p) {
     api->lua_createtable(L, p->nstep, 0);
     for (int i = 0; i < p->nstep; i++) {
         const Step *s = &p->step[i];
-        api->lua_createtable(L, 0, 5);
+        api->lua_createtable(L, 0, 6);
         set_text(L, api, "role", role_name(s->role));
         set_text(L, api, "entry", s->entry);
         push_params(L, api, s);
         api->lua_setfield(L, -2, "params");
         push_tile(L, api, &s->tile);
         api->lua_setfield(L, -2, "tile");
-        push_scratch(L, api, p, &s->tile);
+        if (tile_is_cuda(s->tile.family))
+            push_smem(L, api, p, &s->tile);
+        else
+            push_scratch(L, api, p, &s->tile);
         api->lua_setfield(L, -2, "scratch");
+        set_int(L, api, "threads", s->threads);
         api->lua_rawseti(L, -2, i + 1);
     }
 }
@@ -260,9 +290,8 @@ static void push_steps(lua_State *L, const LuaApi *api, const Plan *p) {
 /* ---- the Lua side ------------------------------------------------------ */
 
 /* Names a template has no business with: they reach files or compile text. */
-static const char *const forbidden[] = {"load",     "loadfile", "dofile",
-                                        "print",    "warn",     "collectgarbage",
-                                        "require"};
+static const char *const forbidden[] = {
+    "load", "loadfile", "dofile", "print", "warn", "collectgarbage", "require"};
 
 static void open_library(lua_State *L, const LuaApi *api, const char *name,
                          lua_CFunction open) {
@@ -306,17 +335,19 @@ static int run(lua_State *L) {
     api->lua_setglobal(L, "steps");
     api->lua_pushinteger(L, ATTNC_GENERATOR_VERSION);
     api->lua_setglobal(L, "version");
-    static const char *const parts[] = {"cpu/lib.lua", "cpu/module.c.in"};
+    static const char *const parts[][2] = {
+        {"cpu/lib.lua", "cpu/module.c.in"},
+        {"cuda/lib.lua", "cuda/module.cu.in"}};
     for (int i = 0; i < 2; i++) {
         api->lua_getglobal(L, "include");
-        api->lua_pushstring(L, parts[i]);
+        api->lua_pushstring(L, parts[p->device.kind != DEVICE_CPU][i]);
         api->lua_callk(L, 1, 0, 0, NULL);
     }
     return 0;
 }
 
-int emit_cpu(const Plan *p, const Templates *t, const LuaApi *lua, Source *out,
-             Err *e) {
+int emit_module(const Plan *p, const Templates *t, const LuaApi *lua,
+                Source *out, Err *e) {
     Emit m = {.api = lua, .templates = t, .out = out};
     memset(out, 0, sizeof *out);
     lua_State *L = lua->luaL_newstate();

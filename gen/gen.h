@@ -480,9 +480,10 @@ int expand_chunk(const Template *t, Str *chunk, Err *e);
 
 /* ---- emit.c ------------------------------------------------------------ */
 
-/* Plan -> one module of C. Lua is used through `lua` only. */
-int emit_cpu(const Plan *p, const Templates *t, const struct LuaApi *lua,
-             Source *out, Err *e);
+/* Plan -> one module of C, or of CUDA C for real or emulated primitives. Lua
+ * is used through `lua` only. */
+int emit_module(const Plan *p, const Templates *t, const struct LuaApi *lua,
+                Source *out, Err *e);
 void source_free(Source *s);
 
 /* ---- generated: build/templates.c -------------------------------------- */

@@ -82,7 +82,7 @@ static int emit(Run *r, Source *source) {
     const struct LuaApi *lua = lua_find(&r->e);
     if (!lua)
         return r->e.code;
-    return emit_cpu(&r->plan->plan, r->c->templates, lua, source, &r->e);
+    return emit_module(&r->plan->plan, r->c->templates, lua, source, &r->e);
 }
 
 static int from_source(Run *r, Module *m) {

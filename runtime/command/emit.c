@@ -36,7 +36,7 @@ static int make_source(const Options *o, Emission *m, Err *e) {
     rc = rc ? rc
             : plan_choose(&m->problem.spec, &m->problem.shape, &device, &pins,
                           &m->plan, e);
-    return rc ? rc : emit_cpu(&m->plan, m->templates, lua, &m->source, e);
+    return rc ? rc : emit_module(&m->plan, m->templates, lua, &m->source, e);
 }
 
 static int make_object(Emission *m, Err *e) {
