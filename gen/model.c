@@ -69,12 +69,25 @@ typedef struct Work {
     double padded;             /* rows of one kv head, padded to micro */
     double keys;               /* computed with each row, mean */
     double block_keys;         /* read for each block of rows, mean */
+    double pass_keys;          /* of one pass over a key block, mean */
     double micro, lanes;
     double elem;               /* bytes of one element of Q, K, V, O */
 } Work;
 
 static double ceil_div(double a, double b) {
     return ceil(a / b);
+}
+
+/* Keys computed for `seen` ones: each block in whole groups of `keys`; where a
+ * mask ends the range, half a group more. */
+static double computed(const attnc_spec *s, const Tile *t, double seen) {
+    double block_k = t->v[T_cpu_fwd_block_k], keys = t->v[T_cpu_fwd_keys];
+    double blocks = floor(seen / block_k);
+    double rest = seen - blocks * block_k;
+    double whole = ceil_div(block_k, keys) * keys;
+    if (s->mask == ATTNC_MASK_NONE)
+        return blocks * whole + ceil_div(rest, keys) * keys;
+    return seen * whole / block_k + keys / 2;
 }
 
 static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
@@ -92,12 +105,12 @@ static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
     w.splits = split_k ? ceil_div((double)h->seqlen_k, split_k) : 1;
     w.padded = ceil_div(w.rows, w.micro) * w.micro;
     /* A register tile of rows reaches from its first query's first key to
-     * its last one's last key, in whole groups of `keys`. */
+     * its last one's last key. */
     int64_t queries = (int64_t)ceil_div(w.micro, (double)group);
-    double block_k = v[T_cpu_fwd_block_k], keys = v[T_cpu_fwd_keys];
-    w.keys = model_key_span(s, h, queries) / (double)h->seqlen_q;
-    w.keys *= ceil_div(block_k, keys) * keys / block_k;
-    w.keys += s->mask == ATTNC_MASK_NONE ? 0 : keys / 2;
+    double seen = model_key_span(s, h, queries) / (double)h->seqlen_q;
+    seen /= w.splits;
+    w.pass_keys = seen / ceil_div(seen, v[T_cpu_fwd_block_k]);
+    w.keys = w.splits * computed(s, t, seen);
     queries = (int64_t)ceil_div(block_q, (double)group);
     w.block_keys = model_key_span(s, h, queries) / (double)h->seqlen_q;
     w.elem = dtype_bytes(s->dtype);
@@ -167,12 +180,13 @@ static double exp_cycles(const Device *d) {
     return n / (2 * d->fma_per_cycle) + 1;
 }
 
-/* Per vector of scores: Q K^T, the softmax and P V. */
+/* Per vector of scores: Q K^T, the softmax and P V, with block_k keys in a
+ * pass. */
 static double score_cycles(const attnc_spec *s, const Device *d,
-                           const Tile *t) {
+                           const Tile *t, double block_k) {
     const int32_t *v = t->v;
     double vecs = v[T_cpu_fwd_vecs], keys = v[T_cpu_fwd_keys];
-    double dims = v[T_cpu_fwd_dims], block_k = v[T_cpu_fwd_block_k];
+    double dims = v[T_cpu_fwd_dims];
     double dim = s->head_dim, dim_v = s->head_dim_v;
     bool pairs = s->dtype == ATTNC_BF16 && d->bf16_tflops > 0;
     double latency = pairs ? DOT_LATENCY : FMA_LATENCY;
@@ -195,7 +209,7 @@ static double total_cycles(const attnc_spec *s, const Device *d, const Tile *t,
                            const Work *w) {
     double dims = s->head_dim + s->head_dim_v;
     double vectors = w->kv_heads * w->padded * w->keys / w->lanes;
-    double products = vectors * score_cycles(s, d, t);
+    double products = vectors * score_cycles(s, d, t, w->pass_keys);
     double kv = w->kv_heads * w->blocks * w->block_keys * dims / w->lanes;
     double rows = w->kv_heads * w->padded * w->splits * dims / w->lanes;
     double items = w->kv_heads * w->blocks * w->splits;

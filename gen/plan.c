@@ -101,6 +101,29 @@ static int split_length(const attnc_spec *s, const attnc_shape *h,
     return split;
 }
 
+/* ---- the sizes a choice looks at ---------------------------------------- */
+
+/* 1 2 3 4 6 8 12 16 ..: at least n, at most half more. */
+static int64_t round_size(int64_t n) {
+    int64_t power = 1;
+    while (2 * power <= n)
+        power *= 2;
+    return n == power ? n : 2 * n <= 3 * power ? 3 * power / 2 : 2 * power;
+}
+
+/* On a CPU, where any tile serves any length about as well, sizes are rounded
+ * so that a host whose lengths vary compiles a kernel per half octave of
+ * length and not one per length. */
+static attnc_shape planning_shape(const Plan *p) {
+    attnc_shape h = p->shape;
+    if (p->device.kind != DEVICE_CPU)
+        return h;
+    h.batch = round_size(h.batch);
+    h.seqlen_q = round_size(h.seqlen_q);
+    h.seqlen_k = round_size(h.seqlen_k);
+    return h;
+}
+
 /* ---- a tile for a step ------------------------------------------------- */
 
 typedef struct Search {
@@ -196,7 +219,8 @@ static const Fixed nothing;
  * would have been taken. */
 static void reason(const Plan *p, int family, const Fixed *fixed, int split_k,
                    char why[120]) {
-    Search f = new_search(p, &p->shape, family, &nothing, split_k);
+    attnc_shape h = planning_shape(p);
+    Search f = new_search(p, &h, family, &nothing, split_k);
     Tile t = search(&f, family) ? f.best : tile_safe(&p->device, family);
     f.fixed = fixed;
     complete(&f, &t);
@@ -214,7 +238,7 @@ static attnc_shape usual_shape(void) {
  * takes that from spec and device, and looks at one batch entry for the
  * rest. */
 static attnc_shape invariant(const Choice *c, int family, Fixed *fixed) {
-    attnc_shape h = c->p->shape, usual = usual_shape();
+    attnc_shape h = planning_shape(c->p), usual = usual_shape();
     Search f = new_search(c->p, &usual, family, fixed, 0);
     f.pins = c->pins;
     if (!c->p->spec.batch_invariant)
@@ -313,7 +337,8 @@ static int split_of(const Choice *c) {
     }
     if (c->p->device.kind != DEVICE_CPU)
         return split_cuda(c);
-    return split_length(&c->p->spec, &c->p->shape, &c->p->device);
+    attnc_shape h = planning_shape(c->p);
+    return split_length(&c->p->spec, &h, &c->p->device);
 }
 
 /* A pin for a step that the plan does not have would do nothing. */
@@ -402,7 +427,8 @@ static void collect(void *user, const Tile *t) {
         complete(l->search, &c->tile);
         c->legal = tile_legal(&p->spec, &p->shape, &p->device, &c->tile,
                               c->why);
-        model_figures(&p->spec, &p->shape, &p->device, &c->tile, &c->fig);
+        model_figures(&p->spec, l->search->shape, &p->device, &c->tile,
+                      &c->fig);
     }
     l->n++;
 }
@@ -417,17 +443,18 @@ static int rank(const void *a, const void *b) {
 
 int plan_candidates(const Plan *p, int step, Candidate *out, int max) {
     const Tile *t = &p->step[step].tile;
-    Search s = new_search(p, &p->shape, t->family, &nothing, 0);
+    attnc_shape h = planning_shape(p);
+    Search s = new_search(p, &h, t->family, &nothing, 0);
     if (s.split_field >= 0)
         s.split_k = t->v[s.split_field];
     List l = {.search = &s};
-    tile_each(&p->spec, &p->shape, &p->device, t->family, collect, &l);
+    tile_each(&p->spec, &h, &p->device, t->family, collect, &l);
     l.cap = l.n;
     l.n = 0;
     l.c = calloc((size_t)l.cap, sizeof *l.c);
     if (!l.c)
         return 0;
-    tile_each(&p->spec, &p->shape, &p->device, t->family, collect, &l);
+    tile_each(&p->spec, &h, &p->device, t->family, collect, &l);
     qsort(l.c, (size_t)l.n, sizeof *l.c, rank);
     /* When not all fit, rejected ones keep up to a quarter of the places. */
     int legal = 0;
@@ -439,5 +466,8 @@ int plan_candidates(const Plan *p, int step, Candidate *out, int max) {
     memcpy(out, l.c, (size_t)best * sizeof *out);
     memcpy(out + best, l.c + legal, (size_t)rejected * sizeof *out);
     free(l.c);
+    for (int i = 0; i < best + rejected; i++) /* at the sizes asked for */
+        model_figures(&p->spec, &p->shape, &p->device, &out[i].tile,
+                      &out[i].fig);
     return best + rejected;
 }

@@ -207,7 +207,7 @@ static void full_chips_long_queries_and_short_keys_are_not_split(void **state) {
     (void)state;
     static const char *const shapes[] = {
         "batch=64 seqlen_q=1 seqlen_k=65536", "seqlen_q=512 seqlen_k=65536",
-        "seqlen_q=1 seqlen_k=500", "seqlen_q=1024 seqlen_k=1024"};
+        "seqlen_q=1 seqlen_k=300", "seqlen_q=1024 seqlen_k=1024"};
     for (int i = 0; i < 4; i++) {
         Plan p = plan("", shapes[i], "avx2", NULL);
         assert_int_equal(p.nstep, 1);
@@ -227,6 +227,22 @@ static void growing_keys_share_few_kernels(void **state) {
         before = p;
     }
     assert_in_range(kernels, 1, 8);
+}
+
+static void varying_lengths_share_few_kernels(void **state) {
+    (void)state;
+    int kernels = 1;
+    Plan before = plan("mask=causal", "seqlen_q=512 seqlen_k=512", "avx2",
+                       NULL);
+    for (int n = 513; n <= 4096; n += 61) {
+        char shape[64];
+        snprintf(shape, sizeof shape, "batch=%d seqlen_q=%d seqlen_k=%d",
+                 n / 500, n, n);
+        Plan p = plan("mask=causal", shape, "avx2", NULL);
+        kernels += !same_identity(&before, &p);
+        before = p;
+    }
+    assert_in_range(kernels, 1, 12);
 }
 
 static void a_pin_decides_on_splitting(void **state) {
@@ -428,6 +444,7 @@ int main(void) {
         cmocka_unit_test(few_rows_and_many_keys_are_split),
         cmocka_unit_test(full_chips_long_queries_and_short_keys_are_not_split),
         cmocka_unit_test(growing_keys_share_few_kernels),
+        cmocka_unit_test(varying_lengths_share_few_kernels),
         cmocka_unit_test(a_pin_decides_on_splitting),
         cmocka_unit_test(batch_invariant_bits_do_not_depend_on_the_batch),
         cmocka_unit_test(batch_invariant_bits_do_not_depend_on_others_lengths),
