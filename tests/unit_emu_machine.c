@@ -18,24 +18,27 @@ static u32 line_a, line_b; /* lines a kernel stands on */
 #define AT_A (line_a = __LINE__)
 #define AT_B (line_b = __LINE__)
 
-static u32 in[1024], out[1024];
+/* Apart, so that past the end of one is not inside the other. */
+static struct { u32 in[1024], gap[64], out[1024], end[64]; } memory;
+static u32 *const in = memory.in, *const out = memory.out;
+enum { BYTES = sizeof memory.in };
+
+static Emu *machine;
 
 static EmuReport run(EmuEntry kernel, u32 threads, u32 n, uint64_t seed,
                      int mode) {
     Args a = {in, out, n};
     EmuReport r = {0};
     EmuConfig c = {seed, mode, true, true, 2};
-    Emu *e = emu_create();
-    attnc_emu = emu_table();
+    Emu *e = machine;
     line_a = line_b = 0;
-    assert_non_null(e);
-    assert_int_equal(emu_buffer(e, in, sizeof in, "in", EMU_READ), 0);
-    assert_int_equal(emu_buffer(e, out, sizeof out, "out", EMU_WRITE), 0);
+    emu_forget(e);
+    assert_int_equal(emu_buffer(e, in, BYTES, "in", EMU_READ), 0);
+    assert_int_equal(emu_buffer(e, out, BYTES, "out", EMU_WRITE), 0);
     assert_int_equal(emu_region(e, 0, 1024, "table"), 0);
     assert_int_equal(emu_launch(e, &c, kernel, &a, (EmuDim){4, 1, 1},
                                 (EmuDim){threads, 1, 1}, SMEM, &r),
                      0);
-    emu_destroy(e);
     return r;
 }
 
@@ -186,7 +189,7 @@ static void a_copy_belongs_to_nobody_until_its_wait(void **state) {
     (void)state;
     for (u32 i = 0; i < 64; i++)
         in[i] = i * 3;
-    memset(out, 0, sizeof out);
+    memset(out, 0, BYTES);
     expect_silence(copied, 64, 0);
     for (u32 i = 0; i < 256; i++)
         assert_int_equal(out[i], (i % 64 + 40) % 64 * 3);
@@ -384,7 +387,7 @@ static void every_edge_is_guarded(void **state) {
 
 static void limits_of_a_launch_are_told(void **state) {
     (void)state;
-    Emu *e = emu_create();
+    Emu *e = machine;
     EmuConfig c = {0};
     Args a = {in, out, 0};
     for (int n = 0; n < 3; n++) {
@@ -396,7 +399,6 @@ static void limits_of_a_launch_are_told(void **state) {
         assert_non_null(fault_at(&r, EMU_LIMIT, 0));
         emu_report_free(&r);
     }
-    emu_destroy(e);
 }
 
 /* ---- blocks -------------------------------------------------------------- */
@@ -410,13 +412,13 @@ static void every_block_runs_once(void **state) {
     (void)state;
     for (int resident = 1; resident <= 3; resident++)
         for (uint64_t seed = 0; seed < 5; seed++) {
-            Emu *e = emu_create();
+            Emu *e = machine;
             EmuReport r = {0};
             EmuConfig c = {seed, EMU_LATE, true, false, resident};
             Args a = {in, out, 0};
-            memset(out, 0, sizeof out);
-            attnc_emu = emu_table();
-            emu_buffer(e, out, sizeof out, "out", EMU_WRITE_ONCE);
+            memset(out, 0, BYTES);
+            emu_forget(e);
+            emu_buffer(e, out, BYTES, "out", EMU_WRITE_ONCE);
             assert_int_equal(emu_launch(e, &c, grid_marks, &a,
                                         (EmuDim){5, 7, 3}, (EmuDim){32, 1, 1},
                                         0, &r),
@@ -424,8 +426,21 @@ static void every_block_runs_once(void **state) {
             expect_no_fault(&r);
             for (u32 i = 0; i < 1024; i++)
                 assert_int_equal(out[i], i < 105 ? i + 1 : 0);
-            emu_destroy(e);
+            emu_report_free(&r);
         }
+}
+
+static int setup(void **state) {
+    (void)state;
+    machine = emu_create();
+    attnc_emu = emu_table();
+    return machine ? 0 : -1;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    emu_destroy(machine);
+    return 0;
 }
 
 int main(void) {
@@ -448,5 +463,5 @@ int main(void) {
         cmocka_unit_test(limits_of_a_launch_are_told),
         cmocka_unit_test(every_block_runs_once),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -20,6 +20,7 @@
 
 #ifdef WITH_ASAN
 #include <pthread.h>
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 #ifdef WITH_TSAN
@@ -161,9 +162,9 @@ void fiber_start(Fiber *f) {
 #ifdef WITH_ASAN
     __asan_unpoison_memory_region(f->stack, f->stack_bytes);
 #endif
-    fiber_end(f);
 #ifdef WITH_TSAN
-    f->tsan = __tsan_create_fiber(0);
+    if (!f->tsan)
+        f->tsan = __tsan_create_fiber(0);
 #endif
     f->fake = NULL;
     f->sp = first_frame((char *)((uintptr_t)top & ~(uintptr_t)15));

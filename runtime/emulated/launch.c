@@ -12,7 +12,10 @@
 /* ---- pools ------------------------------------------------------------- */
 
 static void block_free(Block *b) {
+    for (u32 i = 0; i < BARRIERS; i++)
+        meeting_end(&b->barrier[i].meeting, b);
     for (u32 i = 0; b->fiber && i < b->emu->pool_threads; i++) {
+        clock_release(b, b->fiber[i].base);
         free(b->fiber[i].copy);
         fiber_end(&b->fiber[i]);
     }
@@ -294,8 +297,5 @@ int emu_launch(Emu *e, const EmuConfig *config, EmuEntry entry,
     fiber_host(&e->host);
     run_blocks(e);
     emu_now = outer;
-    for (u32 i = 0; i < e->nblock; i++)
-        for (u32 j = 0; j < e->pool_threads; j++)
-            fiber_end(&e->block[i].fiber[j]);
     return e->no_memory ? ERR_MEMORY : 0;
 }
