@@ -121,9 +121,18 @@ static bool needs_value(const Device *d, const char *figure) {
     return false;
 }
 
-/* The register file is the instruction set's, not the chip's. */
+/* The register file is the instruction set's, not the chip's. The portable
+ * form is C on vectors of any width, so there it may be any of those in use. */
 static int check_vectors(const Device *d, Err *e) {
     const Device *row = row_of_arch(d->arch);
+    if (!strcmp(d->arch, "portable")) {
+        if (d->vector_bytes == 16 || d->vector_bytes == 32 ||
+            d->vector_bytes == 64)
+            return 0;
+        return err_set(e, ERR_REQUEST, "device", "vector_bytes",
+                       "%g; accepted for portable: 16, 32, 64",
+                       d->vector_bytes);
+    }
     if (d->vector_bytes != row->vector_bytes)
         return err_set(e, ERR_REQUEST, "device", "vector_bytes",
                        "%s has %g, not %g", d->arch, row->vector_bytes,
