@@ -18,21 +18,21 @@ vector_bytes = lanes * 4
 dim, dim_v = S.head_dim, S.head_dim_v
 reduced = S.dtype ~= "f32"
 masked = S.mask ~= "none"
+override = ISA[S.dtype] or false
 diagonal = masked or S.alibi -- the launch says where it lies
 scored = S.softcap or S.alibi -- s is more than scale * q.k
 half_bytes = lanes * 2
-kv = "f32_any" -- rows of K and V as qk and pv read them
--- Q carries the scale, so that scores come in log2 units (softcap: for tanh).
+paired = override == "bf16dot" -- products of two elements at once
+-- What turns q.k into log2 units (softcap: into the argument of tanh_half).
 q_scale = S.softcap and "a->scale / a->softcap * (2 * LOG2_E)"
     or "a->scale * LOG2_E"
-override = ISA[S.dtype] or false
 
 -- Numbers of one step's tile, under short names.
 function enter(a_step)
     step, T, L = a_step, a_step.tile, a_step.scratch
     args = step.role .. "_args"
     split = step.role == "fwd_split"
-    unroll = dim % 2 == 0 and 2 or 1 -- the loop over d: its exit is predicted
+    unroll = (paired and pairs_of(dim) or dim) % 2 == 0 and 2 or 1 -- the loop over d: its exit is predicted
     micro = T.vecs and T.vecs * lanes
 end
 
@@ -53,6 +53,10 @@ function each(n, text, separator)
         out[#out + 1] = text:gsub("#", i)
     end
     return table.concat(out, separator or ", ")
+end
+
+function pairs_of(n)
+    return (n + 1) // 2
 end
 
 function pad(n)
