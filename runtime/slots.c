@@ -21,8 +21,7 @@ void dims_fill(const attnc_args *a, int64_t dims[DIM_COUNT]) {
     dims[DIM_KV_HEADS] = a->kv_heads;
     dims[DIM_GROUP] = group;
     dims[DIM_SEQLEN_Q] = a->seqlen_q;
-    /* Without keys, a plan that splits them still has one split. */
-    dims[DIM_SEQLEN_K] = a->seqlen_k > 0 ? a->seqlen_k : 1;
+    dims[DIM_SEQLEN_K] = a->seqlen_k; /* 0: no splits, combine says zeros */
     dims[DIM_ROWS] = times(group, a->seqlen_q);
     /* varlen: an upper bound, for cu_seqlens may lie on a device. */
     dims[DIM_TOTAL_Q] = times(a->batch, a->seqlen_q);

@@ -107,7 +107,7 @@ static void dims_follow_the_lengths(void **state) {
     assert_int_equal(dims[DIM_TOTAL_Q], B * NQ);
     a.seqlen_k = 0;
     dims_fill(&a, dims);
-    assert_int_equal(dims[DIM_SEQLEN_K], 1); /* one split, of no keys */
+    assert_int_equal(dims[DIM_SEQLEN_K], 0); /* no splits */
 }
 
 /* A plan of two buffers and two steps, made up. */
