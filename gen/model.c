@@ -158,9 +158,10 @@ static const double ITEM_START = 500;
 static const double TRANSPOSE = 4;      /* a vector of Q in or O out */
 static const double COPY = 2;           /* a vector of K or V */
 static const double JITTER = 0.05;
-/* Rows whose stride is a multiple of 4 KiB meet in few L1 sets: a fifth of
- * the speed is lost, assumed to happen once in 5 when rows stay in place. */
-static const double IN_PLACE = 0.04;
+/* f32 rows whose stride is a multiple of 4 KiB meet in few L1 sets: a fifth of
+ * the speed is lost unless they are copied, which the kernel then does. Of
+ * how many launches that is so cannot be known when planning: CROWDED. */
+static const double CROWDED = 0.2, CROWDED_LOSS = 0.2;
 
 /* Cycles of one step of a register tile of rows x vecs sums: vecs loads, rows
  * broadcasts (NEON multiplies by lane: one load gives four), rows x vecs
@@ -213,9 +214,10 @@ static double total_cycles(const attnc_spec *s, const Device *d, const Tile *t,
     double kv = w->kv_heads * w->blocks * w->block_keys * dims / w->lanes;
     double rows = w->kv_heads * w->padded * w->splits * dims / w->lanes;
     double items = w->kv_heads * w->blocks * w->splits;
-    return products * (t->v[T_cpu_fwd_copy_kv] ? 1 : 1 + IN_PLACE) +
-           kv * (t->v[T_cpu_fwd_copy_kv] ? COPY : 0) + rows * TRANSPOSE +
-           items * ITEM_START;
+    double copies = s->dtype == ATTNC_F32 ? CROWDED : 1;
+    double placed = t->v[T_cpu_fwd_copy_kv] ? copies * kv * COPY
+                                            : CROWDED * CROWDED_LOSS * products;
+    return products + placed + rows * TRANSPOSE + items * ITEM_START;
 }
 
 /* ---- time -------------------------------------------------------------- */
@@ -276,7 +278,7 @@ static void cpu_fwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
                     core_cycles_per_ms(d);
     f->dram_ms = f->dram_bytes / d->dram_gbs * 1e-6;
     f->sram_ms = f->sram_bytes / reread_gbs(s, h, d, &w) * 1e-6;
-    predict(f, balance, t->v[T_cpu_fwd_copy_kv] ? 1 : 0.5);
+    predict(f, balance, s->dtype == ATTNC_F32 ? 0.5 : 1);
 }
 
 /* ---- the other families ------------------------------------------------ */
