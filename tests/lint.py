@@ -49,6 +49,7 @@ LUA_USERS = {"gen/expand.c", "gen/emit.c", "runtime/lua.c"}
 # Rooms whose headers each room may name.
 MAY = {"gen": {"gen"}, "runtime": {"gen", "runtime"},
        "runtime/command": {"gen", "runtime", "runtime/command"},
+       "runtime/emulated": {"gen", "runtime", "runtime/emulated"},
        "tuner": {"gen", "tuner"}}
 
 
@@ -151,6 +152,10 @@ def check_template(path, text):
         fault(path, 0, f"{len(lines)} lines; the cap is {TEMPLATE_LINES}")
     lua = depth = 0
     for n, line in enumerate(lines, 1):
+        pasted = re.match(r'\$\s*include\s*\(?\s*"([^"]*)"', line)
+        if pasted and not path.endswith("/module.c.in") and \
+                not re.search(r"/(prim|stage)/", pasted.group(1)):
+            fault(path, n, f"pastes {pasted.group(1)}: only prim/ and stage/")
         if not line.startswith("$"):
             continue
         code = re.sub(r'--.*|"[^"]*"|\'[^\']*\'', "", line)
