@@ -125,6 +125,39 @@ int compile_cpu(const CompileJob *j, Blob *out, char version[96], Str *log,
 /* The options for an arch, as text. */
 void compile_options(const char *arch, Str *out);
 
+/* ---- nvrtc.c: CUDA's compiler library ---------------------------------- */
+
+typedef struct NvrtcInfo {
+    const char *path; /* as it was opened */
+    int major, minor;
+    int oldest, newest; /* arch: 75 is sm_75 */
+} NvrtcInfo;
+/* Looks for it once in a process, in `dirs` (attnc_options.cuda_dirs),
+ * CUDA_HOME, CUDA_PATH, the loader's path, /usr/local/cuda. *looked names the
+ * places tried; it stays empty once found. */
+bool nvrtc_find(const char *dirs, NvrtcInfo *out, Str *looked);
+
+/* CUDA text -> cubin, or PTX where asked for or the chip is newer than the
+ * library (out->data then starts with text). */
+typedef struct CudaJob {
+    const char *dirs, *arch; /* "sm_86" */
+    const Source *source;
+    const Templates *templates; /* names for the places of errors */
+    bool ptx;
+} CudaJob;
+int nvrtc_compile(const CudaJob *j, Blob *out, char version[96], Str *log,
+                  Err *e);
+/* The options besides the arch, as text. */
+void nvrtc_options(Str *out);
+
+/* What ptxas made of an entry. */
+typedef struct Usage {
+    int registers;
+    int64_t stack_bytes, spill_bytes; /* of a thread */
+} Usage;
+/* From a compile log; false: the entry is not in it. */
+bool usage_read(const char *log, const char *entry, Usage *out);
+
 /* ---- child.c ----------------------------------------------------------- */
 
 enum { CHILD_STOLEN = 1 << 20 }; /* it ended, but the host reaped it */
@@ -148,6 +181,8 @@ typedef struct Pool Pool;
 Pool *pool_create(int threads, Err *e);
 void pool_destroy(Pool *p);
 int pool_threads(const Pool *p);
+/* Starts the threads, which else the first loop does. */
+void pool_start(Pool *p);
 /* Runs fn for each 0 <= i < count in ascending order of start; worker 0 is
  * the caller. Re-entrant and concurrent callers run serially. Fork-safe. */
 void pool_for(Pool *p, int64_t count, void (*fn)(void *, int64_t, int),
