@@ -98,10 +98,9 @@ static int from_source(Run *r, Module *m) {
                                      compiler, &r->log, &r->e);
     r->out.compile_ms = now_ms() - start;
     r->out.from = ORIGIN_MISS;
-    if (!rc) {
+    rc = rc ? rc : load(r, &binary, compiler, &m->kernel);
+    if (!rc)
         publish(r, &binary, compiler);
-        rc = load(r, &binary, compiler, &m->kernel);
-    }
     source_free(&source);
     free(binary.data);
     return rc;
@@ -217,6 +216,8 @@ static int finish(Run *r) {
     r->plan->text = text.text;
     r->out.serial = r->plan->made.serial;
     r->plan->made = r->out;
+    if (r->c->pool) /* a launch starts no threads */
+        pool_start(r->c->pool);
     return 0;
 }
 

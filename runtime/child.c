@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -21,20 +22,26 @@ enum {
 };
 
 static const char *path_or_default(void) {
-    const char *path = getenv("PATH");
+    const char *path = secure_getenv("PATH");
     return path ? path : "/usr/local/bin:/usr/bin:/bin";
+}
+
+static bool runs(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode) &&
+           access(path, X_OK) == 0;
 }
 
 bool program_find(const char *name, char path[512]) {
     if (strchr(name, '/')) {
         int n = snprintf(path, 512, "%s", name);
-        return n < 512 && access(path, X_OK) == 0;
+        return n < 512 && runs(path);
     }
     for (const char *p = path_or_default(); *p;) {
         size_t len = strcspn(p, ":");
         int n = snprintf(path, 512, "%.*s/%s", (int)len, p, name);
         /* An empty or relative entry is the working directory: not trusted. */
-        if (*p == '/' && n < 512 && access(path, X_OK) == 0)
+        if (*p == '/' && n < 512 && runs(path))
             return true;
         p += len + (p[len] == ':');
     }
@@ -63,7 +70,7 @@ static void fill_environment(Environment *env, const char *tmp) {
     add_variable(env, &n, "PATH", path_or_default());
     add_variable(env, &n, "LC_ALL", "C");
     add_variable(env, &n, "TMPDIR", tmp);
-    add_variable(env, &n, "LD_LIBRARY_PATH", getenv("LD_LIBRARY_PATH"));
+    add_variable(env, &n, "LD_LIBRARY_PATH", secure_getenv("LD_LIBRARY_PATH"));
     env->list[n] = NULL;
 }
 

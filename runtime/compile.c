@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "runtime.h"
@@ -68,6 +69,8 @@ static const char marker_source[] =
     "__attribute__((used)) static const char attnc_compiler[] =\n"
     "    \"attnc-compiler:\" ATTNC_COMPILER;\n";
 static const char marker[] = "attnc-compiler:";
+
+static const char prefix[] = "attnc-cc-"; /* of private directories */
 
 enum { ARGS = 40, PATH_LEN = 512, OBJECT_MAX = 64 << 20 };
 
@@ -137,15 +140,47 @@ int compiler_version(const Compiler *c, char version[96], Err *e) {
 
 /* ---- the private directory ---------------------------------------------- */
 
+/* Removes the files of a directory, and then itself. */
+static void remove_dir(int at, const char *name) {
+    int fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
+    for (struct dirent *f; d && (f = readdir(d));)
+        if (f->d_name[0] != '.')
+            unlinkat(fd, f->d_name, 0);
+    if (d)
+        closedir(d);
+    else if (fd >= 0)
+        close(fd);
+    unlinkat(at, name, AT_REMOVEDIR);
+}
+
+/* Removes what killed processes left an hour ago and longer. */
+static void sweep(const char *base) {
+    DIR *d = opendir(base);
+    struct stat st;
+    for (struct dirent *f; d && (f = readdir(d));)
+        if (!strncmp(f->d_name, prefix, strlen(prefix)) &&
+            strlen(f->d_name) == strlen(prefix) + 6 &&
+            fstatat(dirfd(d), f->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+            S_ISDIR(st.st_mode) && st.st_uid == geteuid() &&
+            st.st_mtime < time(NULL) - 3600)
+            remove_dir(dirfd(d), f->d_name);
+    if (d)
+        closedir(d);
+}
+
 static bool make_dir(Work *w, const char *base) {
     int n = base && *base == '/'
-                ? snprintf(w->dir, PATH_LEN, "%s/attnc-XXXXXX", base)
+                ? snprintf(w->dir, PATH_LEN, "%s/%sXXXXXX", base, prefix)
                 : PATH_LEN;
-    return n < PATH_LEN && mkdtemp(w->dir);
+    if (n >= PATH_LEN || !mkdtemp(w->dir))
+        return false;
+    sweep(base);
+    return true;
 }
 
 static int enter_dir(Work *w, Err *e) {
-    if (!make_dir(w, getenv("TMPDIR")) && !make_dir(w, "/tmp") &&
+    if (!make_dir(w, secure_getenv("TMPDIR")) && !make_dir(w, "/tmp") &&
         !make_dir(w, w->job->dir))
         return err_set(e, ATTNC_E_IO, "compile", NULL,
                        "no place for temporary files (TMPDIR, /tmp): %s",
@@ -154,17 +189,6 @@ static int enter_dir(Work *w, Err *e) {
     snprintf(w->object, sizeof w->object, "%s/kernel.o", w->dir);
     snprintf(w->shared, sizeof w->shared, "%s/kernel.so", w->dir);
     return 0;
-}
-
-/* Also what a crashed compiler left. */
-static void leave_dir(Work *w) {
-    DIR *d = opendir(w->dir);
-    for (struct dirent *f; d && (f = readdir(d));)
-        if (f->d_name[0] != '.')
-            unlinkat(dirfd(d), f->d_name, 0);
-    if (d)
-        closedir(d);
-    rmdir(w->dir);
 }
 
 static int write_source(Work *w, Err *e) {
@@ -354,7 +378,7 @@ int compile_cpu(const CompileJob *j, Blob *out, char version[96], Str *log,
     rc = rc ? rc : compile_object(&w, log, e);
     rc = rc ? rc : link_object(&w, log, e);
     rc = rc ? rc : read_shared(&w, out, e);
-    leave_dir(&w);
+    remove_dir(AT_FDCWD, w.dir);
     if (!rc)
         read_version(out, j->compiler, version);
     return rc;

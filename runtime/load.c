@@ -71,7 +71,7 @@ static void *load_memory(const Blob *b) {
 
 /* Where there is no memfd or no /proc: a private file, gone at once. */
 static void *load_file(const Blob *b, Err *e) {
-    const char *tmp = getenv("TMPDIR");
+    const char *tmp = secure_getenv("TMPDIR");
     char path[512];
     int n = snprintf(path, sizeof path, "%s/attnc-XXXXXX.so",
                      tmp && *tmp == '/' ? tmp : "/tmp");

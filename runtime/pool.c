@@ -189,14 +189,30 @@ static void run_job(Pool *p, int64_t count, void (*fn)(void *, int64_t, int),
     finish(p);
 }
 
+/* Takes the pool; false: another job, of this process, has it. A job of the
+ * parent that a fork cut off does not count. */
+static bool enter(Pool *p) {
+    unsigned mine = fork_count() + 1, busy = atomic_load(&p->busy);
+    return busy != mine &&
+           atomic_compare_exchange_strong(&p->busy, &busy, mine);
+}
+
+static void leave(Pool *p) {
+    atomic_store(&p->busy, 0);
+}
+
+void pool_start(Pool *p) {
+    if (!enter(p))
+        return;
+    revive(p);
+    leave(p);
+}
+
 void pool_for(Pool *p, int64_t count, void (*fn)(void *, int64_t, int),
               void *arg) {
-    /* A job of the parent that the fork cut off does not count as one. */
-    unsigned mine = fork_count() + 1, busy = atomic_load(&p->busy);
-    if (count > 1 && p->threads > 1 && busy != mine &&
-        atomic_compare_exchange_strong(&p->busy, &busy, mine)) {
+    if (count > 1 && p->threads > 1 && enter(p)) {
         run_job(p, count, fn, arg);
-        atomic_store(&p->busy, 0);
+        leave(p);
         return;
     }
     for (int64_t i = 0; i < count; i++)

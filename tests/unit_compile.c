@@ -314,6 +314,32 @@ static void the_version_can_be_asked_for(void **state) {
     assert_null(strchr(version, '\n'));
 }
 
+static void litter_of_killed_processes_goes_after_an_hour(void **state) {
+    (void)state;
+    const char *made[] = {"attnc-cc-a1b2c3", "attnc-cc-newone",
+                          "attnc-cc-tooshort"};
+    char path[128], file[160];
+    Compiler c;
+    if (!compiler_find(NULL, &c))
+        skip();
+    for (int i = 0; i < 3; i++) {
+        struct timespec old[2] = {{1000, 0}, {1000, 0}};
+        snprintf(path, sizeof path, "%s/%s", dir, made[i]);
+        snprintf(file, sizeof file, "%s/kernel.c", path);
+        assert_int_equal(mkdir(path, 0700), 0);
+        close(open(file, O_CREAT | O_WRONLY, 0600));
+        if (i != 1)
+            utimensat(AT_FDCWD, path, old, 0);
+    }
+    Source s = source_of(seven);
+    const CompileJob job = {&c, "portable", NULL, &s, &templates};
+    Made m = {0};
+    assert_int_equal(compile_cpu(&job, &m.binary, m.version, &m.log, &m.e), 0);
+    source_free(&s);
+    unmake(&m);
+    assert_int_equal(entries(dir), 2);
+}
+
 static void another_place_serves_when_tmpdir_is_no_good(void **state) {
     (void)state;
     if (!have("clang"))
@@ -463,6 +489,7 @@ int main(void) {
         TEST(products_and_sums_become_one_fma),
         TEST(the_environment_does_not_steer_the_compiler),
         TEST(the_version_can_be_asked_for),
+        TEST(litter_of_killed_processes_goes_after_an_hour),
         TEST(another_place_serves_when_tmpdir_is_no_good),
         TEST(a_child_starts_with_nothing_of_the_host),
         TEST(output_is_kept_up_to_a_bound),

@@ -213,6 +213,34 @@ static void run_takes_what_it_is_given(void **state) {
     attnc_context_destroy(c);
 }
 
+/* A plan of two steps, made for many keys, launched with few. */
+static void a_split_plan_takes_any_number_of_keys(void **state) {
+    (void)state;
+    char path[512];
+    if (!program_find("clang", path))
+        skip();
+    attnc_options op = options();
+    attnc_context *c = context(&op);
+    attnc_spec s = causal();
+    attnc_shape h = ATTNC_SHAPE_DEFAULT;
+    attnc_plan *p;
+    h.heads = h.kv_heads = h.seqlen_q = 1;
+    h.seqlen_k = 100000;
+    if (attnc_prepare(c, &s, &h, &p))
+        fail_msg("%s", attnc_last_error()->text);
+    assert_int_equal(p->plan.nstep, 2);
+    assert_int_equal(launch(p, arguments()), 0);
+    result_is_right();
+    attnc_args a = arguments();
+    a.seqlen_k = 0;
+    assert_int_equal(launch(p, a), 0);
+    for (int i = 0; i < SIZE_Q; i++)
+        assert_true(o[i] == 0);
+    assert_true(isinf(lse[3]) && lse[3] < 0);
+    attnc_plan_release(p);
+    attnc_context_destroy(c);
+}
+
 static void many_lengths_need_few_plans(void **state) {
     (void)state;
     attnc_options op = options();
@@ -261,6 +289,7 @@ int main(void) {
         TEST(results_do_not_depend_on_threads_or_rounding),
         TEST(a_forked_child_can_go_on),
         TEST(run_takes_what_it_is_given),
+        TEST(a_split_plan_takes_any_number_of_keys),
         TEST(many_lengths_need_few_plans),
         TEST(unused_plans_do_not_pile_up),
     };
