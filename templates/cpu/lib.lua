@@ -23,6 +23,9 @@ diagonal = masked or S.alibi -- the launch says where it lies
 scored = S.softcap or S.alibi -- s is more than scale * q.k
 half_bytes = lanes * 2
 paired = override == "bf16dot" -- products of two elements at once
+words = paired and (dim + 1) // 2 or dim
+-- Steps of the loop over d in one round: with 2 its exit is predicted.
+unroll = words % 2 == 0 and 2 or 1
 -- What turns q.k into log2 units (softcap: into the argument of tanh_half).
 q_scale = S.softcap and "a->scale / a->softcap * (2 * LOG2_E)"
     or "a->scale * LOG2_E"
@@ -32,7 +35,6 @@ function enter(a_step)
     step, T, L = a_step, a_step.tile, a_step.scratch
     args = step.role .. "_args"
     split = step.role == "fwd_split"
-    unroll = (paired and pairs_of(dim) or dim) % 2 == 0 and 2 or 1 -- the loop over d: its exit is predicted
     micro = T.vecs and T.vecs * lanes
 end
 
@@ -55,10 +57,7 @@ function each(n, text, separator)
     return table.concat(out, separator or ", ")
 end
 
-function pairs_of(n)
-    return (n + 1) // 2
-end
-
+-- n, up to whole vectors.
 function pad(n)
     return (n + lanes - 1) // lanes * lanes
 end
