@@ -149,7 +149,10 @@ static double sram_bytes(const attnc_spec *s, const attnc_shape *h,
 /* Costs of the emitted code in cycles, fitted where marked (measured on Zen 3
  * and Zen 5; docs/io-model.md says how). */
 static const double FMA_LATENCY = 4, DOT_LATENCY = 6;
-static const double LOAD_SHARE = 0.15;  /* fitted: of loads not hidden */
+static const double BROADCAST = 1.5;    /* fitted: loads that one is worth */
+static const double LOAD_SHARE = 0.1;   /* fitted: of loads not hidden */
+static const double L1_SHARE = 0.75;    /* of L1: more is read from SRAM */
+static const double FAR_LOAD = 2;       /* loads that a vector from there is */
 static const double GROUP_START = 6;    /* fill and drain of a register tile */
 static const double SUM_ROUND_TRIP = 2; /* load, scale, store a sum vector */
 static const double EXP_INSTRUCTIONS = 16, EXP_AVX512 = 9;
@@ -163,16 +166,25 @@ static const double JITTER = 0.05;
  * how many launches that is so cannot be known when planning: CROWDED. */
 static const double CROWDED = 0.2, CROWDED_LOSS = 0.2;
 
+/* What the steps of a register tile are like, besides its shape. */
+typedef struct Feed {
+    double latency; /* of one product added to a sum */
+    double load;    /* loads that one vector is worth: more from beyond L1 */
+} Feed;
+
+static Feed feed(const Device *d, bool pairs, double bytes) {
+    return (Feed){pairs ? DOT_LATENCY : FMA_LATENCY,
+                  bytes > L1_SHARE * d->l1_bytes ? FAR_LOAD : 1};
+}
+
 /* Cycles of one step of a register tile of rows x vecs sums: vecs loads, rows
- * broadcasts (NEON multiplies by lane: one load gives four), rows x vecs
+ * broadcasts (NEON multiplies by a lane and needs but the load), rows x vecs
  * FMAs, none sooner than its predecessor's result. */
-static double step_cycles(const Device *d, double rows, double vecs,
-                          double latency) {
-    double broadcasts = strcmp(d->arch, "neon") ? rows : rows / 4;
+static double step_cycles(const Device *d, double rows, double vecs, Feed f) {
+    double broadcast = strcmp(d->arch, "neon") ? BROADCAST : 1;
     double fma = rows * vecs / d->fma_per_cycle;
-    double load = (vecs + broadcasts) / d->loads_per_cycle;
-    double most = fmax(fmax(fma, load), latency);
-    return most + LOAD_SHARE * fmin(fma, load);
+    double load = (vecs * f.load + rows * broadcast) / d->loads_per_cycle;
+    return fmax(fmax(fma, load), f.latency) + LOAD_SHARE * fmin(fma, load);
 }
 
 /* exp2 of one vector of scores, with its load, subtraction, sum and store. */
@@ -189,14 +201,15 @@ static double score_cycles(const attnc_spec *s, const Device *d,
     double vecs = v[T_cpu_fwd_vecs], keys = v[T_cpu_fwd_keys];
     double dims = v[T_cpu_fwd_dims];
     double dim = s->head_dim, dim_v = s->head_dim_v;
-    bool pairs = s->dtype == ATTNC_BF16 && d->bf16_tflops > 0;
-    double latency = pairs ? DOT_LATENCY : FMA_LATENCY;
+    bool pairs = s->dtype == ATTNC_BF16 && !strcmp(d->arch, "avx512bf16");
     double steps_qk = pairs ? ceil(dim / 2) : dim;
     double steps_pv = pairs ? block_k / 2 : block_k;
-    double qk = steps_qk * step_cycles(d, keys, vecs, latency) + GROUP_START;
+    Feed q = feed(d, pairs, steps_qk * vecs * d->vector_bytes);
+    Feed p = feed(d, pairs, block_k * vecs * d->vector_bytes);
+    double qk = steps_qk * step_cycles(d, keys, vecs, q) + GROUP_START;
     double full = floor(dim_v / dims), rest = dim_v - full * dims;
-    double pv = steps_pv * (full * step_cycles(d, dims, vecs, latency) +
-                            (rest ? step_cycles(d, rest, vecs, latency) : 0)) +
+    double pv = steps_pv * (full * step_cycles(d, dims, vecs, p) +
+                            (rest ? step_cycles(d, rest, vecs, p) : 0)) +
                 (full + (rest > 0)) * GROUP_START +
                 dim_v * vecs * SUM_ROUND_TRIP;
     double score = exp_cycles(d) + (s->softcap ? 2 * exp_cycles(d) : 0) +
