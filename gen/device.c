@@ -97,12 +97,10 @@ int device_find(const char *name, Device *out, Err *e) {
 
 /* What must be more than zero, and what only may be zero. */
 static bool needs_value(const Device *d, const char *figure) {
-    static const char *const always[] = {"cores",    "clock_ghz",
-                                         "sram_bytes", "dram_gbs",
-                                         "llc_gbs",    "f32_tflops"};
-    static const char *const cpu[] = {"l1_bytes", "vector_bytes",
-                                      "vector_regs", "fma_per_cycle",
-                                      "loads_per_cycle"};
+    static const char *const always[] = {"cores",    "clock_ghz", "sram_bytes",
+                                         "dram_gbs", "llc_gbs",   "f32_tflops"};
+    static const char *const cpu[] = {"l1_bytes", "vector_bytes", "vector_regs",
+                                      "fma_per_cycle", "loads_per_cycle"};
     static const char *const gpu[] = {"vector_regs", "sram_core_bytes",
                                       "exp2_gops",   "max_threads",
                                       "max_blocks",  "sram_width"};

@@ -8,12 +8,12 @@
 
 /* A GPU: exp2 runs at 16 per clock and SM on every chip here (CUDA C++
  * Programming Guide, table of arithmetic throughput). */
-#define GPU(name_, arch_, sms, ghz, block_kb, sm_kb, l2_mb, l2_gbs, gbs,       \
-            f32, tf32, f16, bf16, capability)                                  \
+#define GPU(name_, arch_, sms, ghz, block_kb, sm_kb, l2_mb, l2_gbs, gbs, f32,  \
+            tf32, f16, bf16, capability)                                       \
     {                                                                          \
         .name = name_, .arch = arch_, .kind = DEVICE_CUDA, .cores = sms,       \
-        .clock_ghz = ghz, .sram_bytes = (block_kb) * KB,                       \
-        .sram_core_bytes = (sm_kb) * KB, .llc_bytes = (l2_mb) * MB,            \
+        .clock_ghz = ghz, .sram_bytes = KB * (block_kb),                       \
+        .sram_core_bytes = KB * (sm_kb), .llc_bytes = MB * (l2_mb),            \
         .llc_gbs = l2_gbs, .dram_gbs = gbs, .vector_regs = 65536,              \
         .f32_tflops = f32, .tf32_tflops = tf32, .f16_tflops = f16,             \
         .bf16_tflops = bf16, .exp2_gops = 16.0 * (sms) * (ghz), capability     \
@@ -26,8 +26,7 @@
  * the same rate per SM is assumed. */
 #define LIMITS(threads, blocks, reserved)                                      \
     .max_threads = threads, .max_blocks = blocks, .sram_reserved = reserved
-#define CC75                                                                   \
-    .mma_k = 8, .mma_share = 1, .sram_width = 64, LIMITS(1024, 16, 0)
+#define CC75 .mma_k = 8, .mma_share = 1, .sram_width = 64, LIMITS(1024, 16, 0)
 #define CC80_(share, threads, blocks)                                          \
     .mma_k = 16, .mma_share = share, .cp_async = 1, .sram_width = 128,         \
     LIMITS(threads, blocks, 1024)
@@ -44,9 +43,9 @@
             fma, loads, bf16_ratio)                                            \
     {                                                                          \
         .name = arch_, .arch = arch_, .kind = DEVICE_CPU, .cores = cores_,     \
-        .clock_ghz = ghz, .sram_bytes = (l2_kb) * KB,                          \
-        .sram_core_bytes = (l2_kb) * KB, .l1_bytes = (l1_kb) * KB,             \
-        .llc_bytes = (llc_mb) * MB, .llc_gbs = llc, .dram_gbs = gbs,           \
+        .clock_ghz = ghz, .sram_bytes = KB * (l2_kb),                          \
+        .sram_core_bytes = KB * (l2_kb), .l1_bytes = KB * (l1_kb),             \
+        .llc_bytes = MB * (llc_mb), .llc_gbs = llc, .dram_gbs = gbs,           \
         .vector_bytes = bytes, .vector_regs = regs, .fma_per_cycle = fma,      \
         .loads_per_cycle = loads,                                              \
         .f32_tflops = (cores_) * (ghz) * (fma) * (bytes) / 4 * 2 / 1e3,        \
@@ -63,8 +62,7 @@ typedef struct Row {
  * bytes per clock and SM, what A100's 5120 bytes per clock come to, marked
  * "L2 est.". */
 static const Row rows[] = {
-    {GPU("T4", "sm_75", 40, 1.59, 64, 64, 4, 1270, 320, 8.1, 0, 65, 0,
-         CC75),
+    {GPU("T4", "sm_75", 40, 1.59, 64, 64, 4, 1270, 320, 8.1, 0, 65, 0, CC75),
      "NVIDIA T4 datasheet; L2 rate: Jia et al. 2019, arXiv:1903.07486"},
     {GPU("A100", "sm_80", 108, 1.41, 163, 164, 40, 7219, 2039, 19.5, 156, 312,
          312, CC80),

@@ -14,7 +14,7 @@ enum { ASSUMED_SHARE = 8 };
 
 /* Sum of clamp(i + a, 0, m) over 0 <= i < n; all below 2^32, so it fits. */
 static double sum_clamp(int64_t n, int64_t a, int64_t m) {
-    int64_t first = a < 0 ? -a : 0;      /* where i + a reaches 0 */
+    int64_t first = a < 0 ? -a : 0;       /* where i + a reaches 0 */
     int64_t last = m - a > 0 ? m - a : 0; /* where i + a reaches m */
     first = first < n ? first : n;
     last = last < first ? first : last < n ? last : n;
@@ -63,15 +63,15 @@ int64_t model_scratch_bytes(const attnc_spec *s, const Device *d,
 
 /* Per launch unless said; the names are those of docs/io-model.md. */
 typedef struct Work {
-    double heads, kv_heads;    /* batch * heads, batch * kv heads */
-    double rows;               /* query rows of one kv head */
-    double blocks, splits;     /* of rows; of keys */
-    double padded;             /* rows of one kv head, padded to micro */
-    double keys;               /* computed with each row, mean */
-    double block_keys;         /* read for each block of rows, mean */
-    double pass_keys;          /* of one pass over a key block, mean */
+    double heads, kv_heads; /* batch * heads, batch * kv heads */
+    double rows;            /* query rows of one kv head */
+    double blocks, splits;  /* of rows; of keys */
+    double padded;          /* rows of one kv head, padded to micro */
+    double keys;            /* computed with each row, mean */
+    double block_keys;      /* read for each block of rows, mean */
+    double pass_keys;       /* of one pass over a key block, mean */
     double micro, lanes;
-    double elem;               /* bytes of one element of Q, K, V, O */
+    double elem; /* bytes of one element of Q, K, V, O */
 } Work;
 
 static double ceil_div(double a, double b) {
@@ -128,8 +128,7 @@ static double dram_bytes(const attnc_spec *s, const attnc_shape *h,
                          const Work *w) {
     double dims = s->head_dim + s->head_dim_v;
     return w->heads * (double)h->seqlen_q * dims * w->elem +
-           w->kv_heads * (double)h->seqlen_k * dims * w->elem +
-           lse_bytes(h, w);
+           w->kv_heads * (double)h->seqlen_k * dims * w->elem + lse_bytes(h, w);
 }
 
 /* K and V once per block of rows, Q and O once (per split). */
@@ -156,10 +155,10 @@ static const double FAR_LOAD = 2;       /* loads that a vector from there is */
 static const double GROUP_START = 6;    /* fill and drain of a register tile */
 static const double SUM_ROUND_TRIP = 2; /* load, scale, store a sum vector */
 static const double EXP_INSTRUCTIONS = 16, EXP_AVX512 = 9;
-static const double BLOCK_START = 60;   /* a sub-block meets a key block */
+static const double BLOCK_START = 60; /* a sub-block meets a key block */
 static const double ITEM_START = 500;
-static const double TRANSPOSE = 4;      /* a vector of Q in or O out */
-static const double COPY = 2;           /* a vector of K or V */
+static const double TRANSPOSE = 4; /* a vector of Q in or O out */
+static const double COPY = 2;      /* a vector of K or V */
 static const double JITTER = 0.05;
 /* f32 rows whose stride is a multiple of 4 KiB meet in few L1 sets: a fifth of
  * the speed is lost unless they are copied, which the kernel then does. Of
@@ -195,8 +194,8 @@ static double exp_cycles(const Device *d) {
 
 /* Per vector of scores: Q K^T, the softmax and P V, with block_k keys in a
  * pass. */
-static double score_cycles(const attnc_spec *s, const Device *d,
-                           const Tile *t, double block_k) {
+static double score_cycles(const attnc_spec *s, const Device *d, const Tile *t,
+                           double block_k) {
     const int32_t *v = t->v;
     double vecs = v[T_cpu_fwd_vecs], keys = v[T_cpu_fwd_keys];
     double dims = v[T_cpu_fwd_dims];
@@ -287,8 +286,8 @@ static void cpu_fwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
     f->sram_bytes = sram_bytes(s, h, &w);
     f->items = w.kv_heads * w.blocks * w.splits;
     f->waves = ceil(f->items / d->cores);
-    f->compute_ms = balance * total_cycles(s, d, t, &w) / d->cores /
-                    core_cycles_per_ms(d);
+    f->compute_ms =
+        balance * total_cycles(s, d, t, &w) / d->cores / core_cycles_per_ms(d);
     f->dram_ms = f->dram_bytes / d->dram_gbs * 1e-6;
     f->sram_ms = f->sram_bytes / reread_gbs(s, h, d, &w) * 1e-6;
     predict(f, balance, s->dtype == ATTNC_F32 ? 0.5 : 1);
@@ -300,11 +299,9 @@ static void cpu_fwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
 static void cpu_combine(const attnc_spec *s, const attnc_shape *h,
                         const Device *d, const Tile *t, Figures *f) {
     double rows = (double)h->batch * (double)h->heads * (double)h->seqlen_q;
-    double splits =
-        ceil_div((double)h->seqlen_k, t->v[T_cpu_combine_split_k]);
-    double row_blocks =
-        ceil_div((double)(h->heads / h->kv_heads * h->seqlen_q),
-                 t->v[T_cpu_combine_rows]);
+    double splits = ceil_div((double)h->seqlen_k, t->v[T_cpu_combine_split_k]);
+    double row_blocks = ceil_div((double)(h->heads / h->kv_heads * h->seqlen_q),
+                                 t->v[T_cpu_combine_rows]);
     f->dram_bytes = rows * (s->head_dim_v * dtype_bytes(s->dtype) + 4);
     f->sram_bytes = f->dram_bytes + rows * splits * (s->head_dim_v + 1) * 4;
     f->exp2s = rows * splits;

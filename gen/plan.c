@@ -278,8 +278,8 @@ static int choose_tile(const Choice *c, Step *step, int family, int split_k,
         step->tile.v[f.split_field] = split_k;
     if (tile_legal(&p->spec, &p->shape, &p->device, &step->tile, why))
         return 0;
-    return err_set(e, ERR_REQUEST, "tile", NULL,
-                   "no legal tile on %s: %s", p->device.arch, why);
+    return err_set(e, ERR_REQUEST, "tile", NULL, "no legal tile on %s: %s",
+                   p->device.arch, why);
 }
 
 /* ---- the plan ---------------------------------------------------------- */
@@ -350,7 +350,8 @@ static int check_used(const Plan *p, const Fixed *pin, Err *e) {
         if (!used)
             return err_set(e, ERR_REQUEST, "tile", NULL,
                            "a field of %s is pinned, but the keys are not "
-                           "split; pin split_k too", tile_family_name(family));
+                           "split; pin split_k too",
+                           tile_family_name(family));
     }
     return 0;
 }
@@ -425,8 +426,8 @@ static void collect(void *user, const Tile *t) {
         Candidate *c = &l->c[l->n];
         *c = (Candidate){.tile = *t};
         complete(l->search, &c->tile);
-        c->legal = tile_legal(&p->spec, &p->shape, &p->device, &c->tile,
-                              c->why);
+        c->legal =
+            tile_legal(&p->spec, &p->shape, &p->device, &c->tile, c->why);
         model_figures(&p->spec, l->search->shape, &p->device, &c->tile,
                       &c->fig);
     }

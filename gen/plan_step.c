@@ -62,15 +62,27 @@ static void name_entry(const Plan *p, Step *s) {
 static bool uses(const attnc_spec *s, int role, int id) {
     bool keys = role != ROLE_combine, out = role != ROLE_fwd_split;
     switch (id) {
-    case PARAM_q: case PARAM_k: case PARAM_v:
-    case PARAM_q_stride_b: case PARAM_q_stride_h: case PARAM_q_stride_n:
-    case PARAM_k_stride_b: case PARAM_k_stride_h: case PARAM_k_stride_n:
-    case PARAM_v_stride_b: case PARAM_v_stride_h: case PARAM_v_stride_n:
+    case PARAM_q:
+    case PARAM_k:
+    case PARAM_v:
+    case PARAM_q_stride_b:
+    case PARAM_q_stride_h:
+    case PARAM_q_stride_n:
+    case PARAM_k_stride_b:
+    case PARAM_k_stride_h:
+    case PARAM_k_stride_n:
+    case PARAM_v_stride_b:
+    case PARAM_v_stride_h:
+    case PARAM_v_stride_n:
     case PARAM_scale:
         return keys;
-    case PARAM_o: case PARAM_lse:
-    case PARAM_o_stride_b: case PARAM_o_stride_h: case PARAM_o_stride_n:
-    case PARAM_lse_stride_b: case PARAM_lse_stride_h:
+    case PARAM_o:
+    case PARAM_lse:
+    case PARAM_o_stride_b:
+    case PARAM_o_stride_h:
+    case PARAM_o_stride_n:
+    case PARAM_lse_stride_b:
+    case PARAM_lse_stride_h:
         return out;
     case PARAM_lens_k:
         return keys && s->lens_k;
@@ -78,11 +90,13 @@ static bool uses(const attnc_spec *s, int role, int id) {
         return s->varlen;
     case PARAM_cu_seqlens_k:
         return keys && s->varlen;
-    case PARAM_mask_left: case PARAM_mask_right:
+    case PARAM_mask_left:
+    case PARAM_mask_right:
         return keys && s->mask == ATTNC_MASK_WINDOW;
     case PARAM_mask_prefix:
         return keys && s->mask == ATTNC_MASK_PREFIX;
-    case PARAM_mask_offset: case PARAM_mask_offset_mode:
+    case PARAM_mask_offset:
+    case PARAM_mask_offset_mode:
         return keys && (s->mask != ATTNC_MASK_NONE || s->alibi);
     case PARAM_softcap:
         return keys && s->softcap;
@@ -90,7 +104,8 @@ static bool uses(const attnc_spec *s, int role, int id) {
         return keys && s->alibi;
     case PARAM_sink:
         return out && s->sink;
-    case PARAM_part_o: case PARAM_part_lse:
+    case PARAM_part_o:
+    case PARAM_part_lse:
         return role != ROLE_fwd;
     case PARAM_spec:
         return false;
@@ -123,8 +138,11 @@ static void list_params(const Plan *p, Step *s) {
 /* ---- grids and buffers ------------------------------------------------- */
 
 static Extent extent4(int dim, int64_t div, int more, int64_t more_div) {
-    return (Extent){{{DIM_BATCH, 1}, {DIM_KV_HEADS, 1}, {dim, div},
-                     {more, more_div}, {DIM_ONE, 1}}};
+    return (Extent){{{DIM_BATCH, 1},
+                     {DIM_KV_HEADS, 1},
+                     {dim, div},
+                     {more, more_div},
+                     {DIM_ONE, 1}}};
 }
 
 static int split_of(const Tile *t) {

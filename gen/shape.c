@@ -100,12 +100,12 @@ static int check_product(const attnc_shape *s, Err *e) {
     int64_t most = INT64_MAX / 2 / 256 / 4;
     if (n <= most / s->batch && n * s->batch <= most / s->heads)
         return 0;
-    return err_set(e, ERR_REQUEST, "shape", NULL,
-                   "batch %lld x heads %lld x length %lld overflows; nearest "
-                   "batch %lld",
-                   (long long)s->batch, (long long)s->heads, (long long)n,
-                   (long long)(most / s->heads / n > 1 ? most / s->heads / n
-                                                       : 1));
+    return err_set(
+        e, ERR_REQUEST, "shape", NULL,
+        "batch %lld x heads %lld x length %lld overflows; nearest "
+        "batch %lld",
+        (long long)s->batch, (long long)s->heads, (long long)n,
+        (long long)(most / s->heads / n > 1 ? most / s->heads / n : 1));
 }
 
 /* The largest divisor of n that is at most `limit` >= 1. */

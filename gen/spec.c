@@ -110,8 +110,7 @@ static int check(const Field *f, int64_t value, Err *e) {
     return err_set(e, ERR_REQUEST, "spec", f->name,
                    "%lld is out of range; accepted %s, nearest %s%lld",
                    (long long)value, all,
-                   f->kind == FIELD_ENUM ? "number " : "",
-                   (long long)nearest);
+                   f->kind == FIELD_ENUM ? "number " : "", (long long)nearest);
 }
 
 /* ---- text -> spec ------------------------------------------------------ */

@@ -94,11 +94,10 @@ int tile_parse(const char *pairs, Tile *t, Err *e) {
         if (i < 0)
             return unknown_field(t->family, key, e);
         if (!slice_int(value, &v) || v < 0 || v > INT32_MAX)
-            return err_set(e, ERR_REQUEST, "tile",
-                           tile_field_name(t->family, i),
-                           "'%.*s' is not a number of 0..%d",
-                           value.len > 40 ? 40 : (int)value.len, value.p,
-                           INT32_MAX);
+            return err_set(
+                e, ERR_REQUEST, "tile", tile_field_name(t->family, i),
+                "'%.*s' is not a number of 0..%d",
+                value.len > 40 ? 40 : (int)value.len, value.p, INT32_MAX);
         now.v[i] = (int32_t)v;
     }
     *t = now;
@@ -254,7 +253,7 @@ typedef struct Walk {
 static const double SRAM_SHARE = 0.75;
 
 /* Query sub-blocks in one work item: about sqrt(2) apart, then what fits. */
-static const int sub_blocks[] = {1,  2,  3,  4,  6,  8,  12,  16,
+static const int sub_blocks[] = {1,  2,  3,  4,  6,  8,   12,  16,
                                  24, 32, 48, 64, 96, 128, 192, 256};
 
 /* The most rows of a multiple of micro whose footprint fits the share. */

@@ -121,7 +121,8 @@ int struct_copy(void *to, size_t size, const void *from, const char *stage,
         if (bytes[i])
             return err_set(e, ERR_REQUEST, stage, "struct_size",
                            "%zu: byte %zu is set, this version knows only %zu "
-                           "bytes", known, i, size);
+                           "bytes",
+                           known, i, size);
     }
     memcpy(to, from, known < size ? known : size);
     memcpy(to, &size, sizeof size);

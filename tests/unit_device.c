@@ -50,9 +50,8 @@ static void shared_memory_is_what_a_block_may_opt_in_to(void **state) {
     static const struct {
         const char *arch;
         double kb;
-    } rows[] = {{"sm_75", 64},  {"sm_80", 163},  {"sm_86", 99},
-                {"sm_89", 99},  {"sm_90a", 227}, {"sm_100", 227},
-                {"sm_120", 99}};
+    } rows[] = {{"sm_75", 64},   {"sm_80", 163},  {"sm_86", 99}, {"sm_89", 99},
+                {"sm_90a", 227}, {"sm_100", 227}, {"sm_120", 99}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         assert_true(found(rows[i].arch).sram_bytes == rows[i].kb * 1024);
 }
@@ -140,9 +139,12 @@ static void text_reads_back(void **state) {
 
 static void bad_text_is_refused(void **state) {
     (void)state;
-    static const char *const bad[] = {
-        "", "cores=8", "arch=mips cores=8", "arch=avx2", "arch=sm_80 cores=x",
-        "name=only a name"};
+    static const char *const bad[] = {"",
+                                      "cores=8",
+                                      "arch=mips cores=8",
+                                      "arch=avx2",
+                                      "arch=sm_80 cores=x",
+                                      "name=only a name"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         Device d;
         Err e = {0};
@@ -153,8 +155,8 @@ static void bad_text_is_refused(void **state) {
 /* A host program may have set a locale with a decimal comma. */
 static void the_locale_does_not_matter(void **state) {
     (void)state;
-    static const char *const names[] = {"de_DE.UTF-8", "fr_FR.UTF-8",
-                                        "de_DE", "ru_RU.UTF-8"};
+    static const char *const names[] = {"de_DE.UTF-8", "fr_FR.UTF-8", "de_DE",
+                                        "ru_RU.UTF-8"};
     const char *set = NULL;
     for (int i = 0; !set && i < 4; i++)
         set = setlocale(LC_ALL, names[i]);

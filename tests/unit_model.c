@@ -35,8 +35,8 @@ static attnc_shape shape(const char *text) {
 static Tile tile(const char *pairs) {
     Tile t = {.family = TILE_cpu_fwd};
     Err e = {0};
-    assert_int_equal(tile_parse("block_q=384,block_k=64,vecs=3,keys=4,dims=4",
-                                &t, &e), 0);
+    assert_int_equal(
+        tile_parse("block_q=384,block_k=64,vecs=3,keys=4,dims=4", &t, &e), 0);
     assert_int_equal(tile_parse(pairs, &t, &e), 0);
     return t;
 }
@@ -101,9 +101,9 @@ static void flops_and_compulsory_bytes_are_exact(void **state) {
     (void)state;
     Device d = device("avx2");
     Tile t = tile("copy_kv=1");
-    Figures f = figures("dtype=f16 head_dim=40 head_dim_v=72",
-                        "batch=3 heads=6 kv_heads=2 seqlen_q=100 seqlen_k=70",
-                        &d, &t);
+    Figures f =
+        figures("dtype=f16 head_dim=40 head_dim_v=72",
+                "batch=3 heads=6 kv_heads=2 seqlen_q=100 seqlen_k=70", &d, &t);
     assert_true(f.flops == 2.0 * (40 + 72) * 3 * 6 * 100 * 70);
     assert_true(f.exp2s == 3.0 * 6 * 100 * 70);
     assert_true(f.dram_bytes == 3.0 * 6 * 100 * (40 + 72) * 2 +
@@ -117,13 +117,15 @@ static void sram_traffic_is_that_of_the_loop_order(void **state) {
     (void)state;
     Device d = device("avx2");
     Tile t = tile("block_q=384");
-    Figures f = figures("", "heads=2 kv_heads=2 seqlen_q=3840 seqlen_k=1000",
-                        &d, &t);
+    Figures f =
+        figures("", "heads=2 kv_heads=2 seqlen_q=3840 seqlen_k=1000", &d, &t);
     double kv = 2 * 10 * 1000.0 * 128 * 4, qo = 2 * 3840.0 * 128 * 4;
     assert_true(f.sram_bytes == kv + qo + 2 * 3840 * 4);
     assert_true(f.items == 20);
-    Figures causal = figures("mask=causal", "heads=2 kv_heads=2 seqlen_q=3840 "
-                                            "seqlen_k=3840", &d, &t);
+    Figures causal = figures("mask=causal",
+                             "heads=2 kv_heads=2 seqlen_q=3840 "
+                             "seqlen_k=3840",
+                             &d, &t);
     double blocks = 0; /* block i reads up to its last row's key */
     for (int i = 1; i <= 10; i++)
         blocks += i * 384.0;
@@ -189,7 +191,8 @@ static void traffic_falls_as_one_over_sram(void **state) {
         for (double sram = 128 * 1024; sram <= 4 << 20; sram *= 2) {
             x[n] = sram;
             y[n++] = chosen_traffic(masks[m], "seqlen_q=65536 seqlen_k=65536",
-                                    sram) - once;
+                                    sram) -
+                     once;
         }
         assert_true(fabs(slope(x, y, n) + 1) < 0.1);
     }
@@ -218,8 +221,8 @@ static void traffic_grows_as_the_square_of_lengths_and_dims(void **state) {
 
 static void times_are_finite_and_below_the_peak(void **state) {
     (void)state;
-    static const char *const archs[] = {"avx2", "avx512", "avx512bf16",
-                                        "neon", "portable"};
+    static const char *const archs[] = {"avx2", "avx512", "avx512bf16", "neon",
+                                        "portable"};
     static const char *const specs[] = {
         "head_dim=1", "head_dim=256 mask=window", "dtype=bf16 mask=causal",
         "dtype=f16 head_dim=8 head_dim_v=256 mask=prefix softcap=1 alibi=1"};
@@ -262,14 +265,18 @@ static void bounds_are_named(void **state) {
     (void)state;
     Device d = device("avx2");
     Tile one = tile("vecs=1,keys=8,dims=8,block_q=8");
-    assert_string_equal(figures("", "seqlen_q=1 seqlen_k=100000", &d,
-                                &one).bound, "dram");
+    assert_string_equal(
+        figures("", "seqlen_q=1 seqlen_k=100000", &d, &one).bound, "dram");
     Tile big = tile("");
-    assert_string_equal(figures("", "heads=9 kv_heads=9 seqlen_q=384 "
-                                    "seqlen_k=4096", &d, &big).bound, "waves");
+    assert_string_equal(figures("",
+                                "heads=9 kv_heads=9 seqlen_q=384 "
+                                "seqlen_k=4096",
+                                &d, &big)
+                            .bound,
+                        "waves");
     d.llc_gbs = d.dram_gbs = 0.01;
-    assert_string_equal(figures("", "seqlen_q=4096 seqlen_k=4096", &d,
-                                &big).bound, "sram");
+    assert_string_equal(
+        figures("", "seqlen_q=4096 seqlen_k=4096", &d, &big).bound, "sram");
 }
 
 static void more_cores_are_never_slower(void **state) {

@@ -87,10 +87,9 @@ static void entries_say_what_and_how(void **state) {
 static int64_t size(const Extent *x, int64_t b, int64_t h, int64_t hk,
                     int64_t nq, int64_t nk) {
     int64_t dims[DIM_COUNT] = {
-        [DIM_ONE] = 1,          [DIM_BATCH] = b,    [DIM_HEADS] = h,
-        [DIM_KV_HEADS] = hk,    [DIM_GROUP] = h / hk, [DIM_SEQLEN_Q] = nq,
-        [DIM_SEQLEN_K] = nk,    [DIM_ROWS] = h / hk * nq,
-        [DIM_TOTAL_Q] = b * nq,
+        [DIM_ONE] = 1,       [DIM_BATCH] = b,          [DIM_HEADS] = h,
+        [DIM_KV_HEADS] = hk, [DIM_GROUP] = h / hk,     [DIM_SEQLEN_Q] = nq,
+        [DIM_SEQLEN_K] = nk, [DIM_ROWS] = h / hk * nq, [DIM_TOTAL_Q] = b * nq,
     };
     return extent_size(x, dims);
 }
@@ -121,11 +120,16 @@ static void kernels_take_only_what_their_spec_uses(void **state) {
         const char *spec;
         int id;
     } rows[] = {
-        {"lens_k=1", PARAM_lens_k},         {"varlen=1", PARAM_cu_seqlens_q},
-        {"varlen=1", PARAM_cu_seqlens_k},   {"mask=window", PARAM_mask_left},
-        {"mask=window", PARAM_mask_right},  {"mask=prefix", PARAM_mask_prefix},
-        {"mask=causal", PARAM_mask_offset}, {"alibi=1", PARAM_mask_offset_mode},
-        {"softcap=1", PARAM_softcap},       {"alibi=1", PARAM_slopes},
+        {"lens_k=1", PARAM_lens_k},
+        {"varlen=1", PARAM_cu_seqlens_q},
+        {"varlen=1", PARAM_cu_seqlens_k},
+        {"mask=window", PARAM_mask_left},
+        {"mask=window", PARAM_mask_right},
+        {"mask=prefix", PARAM_mask_prefix},
+        {"mask=causal", PARAM_mask_offset},
+        {"alibi=1", PARAM_mask_offset_mode},
+        {"softcap=1", PARAM_softcap},
+        {"alibi=1", PARAM_slopes},
         {"sink=1", PARAM_sink},
     };
     Plan plain = plan("", "", "avx2", NULL);
@@ -174,8 +178,10 @@ static int split_of(const Plan *p) {
 
 static void few_rows_and_many_keys_are_split(void **state) {
     (void)state;
-    Plan p = plan("sink=1 mask=causal", "seqlen_q=1 seqlen_k=65536 heads=8 "
-                                        "kv_heads=2", "avx2", NULL);
+    Plan p = plan("sink=1 mask=causal",
+                  "seqlen_q=1 seqlen_k=65536 heads=8 "
+                  "kv_heads=2",
+                  "avx2", NULL);
     int split_k = split_of(&p), block_k = p.step[0].tile.v[T_cpu_fwd_block_k];
     assert_int_equal(p.nstep, 2);
     assert_int_equal(p.step[0].role, ROLE_fwd_split);
@@ -189,8 +195,7 @@ static void few_rows_and_many_keys_are_split(void **state) {
     assert_string_equal(p.buf[0].name, "part_o");
     assert_string_equal(p.buf[1].name, "part_lse");
     assert_int_equal(p.buf[0].fixed, 64);
-    assert_int_equal(size(&p.buf[1].extent, 1, 8, 2, 1, 65536),
-                     2 * splits * 4);
+    assert_int_equal(size(&p.buf[1].extent, 1, 8, 2, 1, 65536), 2 * splits * 4);
     assert_false(takes(&p.step[0], PARAM_o) || takes(&p.step[0], PARAM_sink));
     assert_true(takes(&p.step[1], PARAM_o) && takes(&p.step[1], PARAM_sink));
     assert_false(takes(&p.step[1], PARAM_q) || takes(&p.step[1], PARAM_scale));
@@ -231,8 +236,8 @@ static void growing_keys_share_few_kernels(void **state) {
 static void varying_lengths_share_few_kernels(void **state) {
     (void)state;
     int kernels = 1;
-    Plan before = plan("mask=causal", "seqlen_q=512 seqlen_k=512", "avx2",
-                       NULL);
+    Plan before =
+        plan("mask=causal", "seqlen_q=512 seqlen_k=512", "avx2", NULL);
     for (int n = 513; n <= 4096; n += 61) {
         char shape[64];
         snprintf(shape, sizeof shape, "batch=%d seqlen_q=%d seqlen_k=%d",
@@ -260,9 +265,9 @@ static void a_pin_decides_on_splitting(void **state) {
 
 static void batch_invariant_bits_do_not_depend_on_the_batch(void **state) {
     (void)state;
-    static const char *const alone[] = {
-        "seqlen_q=1 seqlen_k=4096", "seqlen_q=777 seqlen_k=777",
-        "seqlen_q=4096 seqlen_k=9"};
+    static const char *const alone[] = {"seqlen_q=1 seqlen_k=4096",
+                                        "seqlen_q=777 seqlen_k=777",
+                                        "seqlen_q=4096 seqlen_k=9"};
     static const char *const specs[] = {
         "batch_invariant=1", "batch_invariant=1 lens_k=1 mask=causal",
         "batch_invariant=1 varlen=1 head_dim=128"};

@@ -77,11 +77,13 @@ static void identity_is_code_and_nothing_else(void **state) {
 
 static void plans_read_back(void **state) {
     (void)state;
-    static const char *const specs[] = {
-        "", "dtype=bf16 mask=window sink=1", "alibi=1 softcap=1 head_dim=200"};
+    static const char *const specs[] = {"", "dtype=bf16 mask=window sink=1",
+                                        "alibi=1 softcap=1 head_dim=200"};
     static const char *const shapes[] = {
         "", "seqlen_q=1 seqlen_k=100000 mult_k=16", "heads=8 kv_heads=1"};
-    const Pins pins[] = {{0}, {.tile = "split_k=1024"}, {.builtin = true},
+    const Pins pins[] = {{0},
+                         {.tile = "split_k=1024"},
+                         {.builtin = true},
                          {.table = "block_q=5"}};
     for (int i = 0; i < 3 * 3 * 4; i++) {
         Plan p = plan(specs[i % 3], shapes[i / 3 % 3], "avx512", &pins[i / 9]);

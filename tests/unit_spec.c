@@ -249,8 +249,9 @@ static void numbers_are_read_strictly(void **state) {
     (void)state;
     int64_t i;
     double d;
-    static const char *const bad[] = {"", " 1", "1 ", "0x10", "1e", "--1",
-                                      "9223372036854775808", "nan", "1.5.2"};
+    static const char *const bad[] = {
+        "",    " 1",   "1 ", "0x10", "1e", "--1", "9223372036854775808",
+        "nan", "1.5.2"};
     for (size_t k = 0; k < sizeof bad / sizeof *bad; k++)
         assert_false(slice_int(slice(bad[k]), &i));
     assert_false(slice_double(slice("inf"), &d));

@@ -28,8 +28,8 @@ static attnc_spec spec(const char *text) {
 static Tile tile(const char *changes) {
     Tile t = {.family = TILE_cpu_fwd};
     Err e = {0};
-    assert_int_equal(tile_parse("block_q=384,block_k=64,vecs=3,keys=4,dims=4",
-                                &t, &e), 0);
+    assert_int_equal(
+        tile_parse("block_q=384,block_k=64,vecs=3,keys=4,dims=4", &t, &e), 0);
     assert_int_equal(tile_parse(changes, &t, &e), 0);
     return t;
 }
@@ -91,22 +91,27 @@ static void bad_text_changes_nothing(void **state) {
 
 static void an_illegal_tile_has_a_reason(void **state) {
     (void)state;
-    expect_illegal("block_q=380", "", "block_q=380 is not a multiple of "
-                                      "lanes*vecs = 24; nearest 384");
-    expect_illegal("block_q=388", "", "block_q=388 is not a multiple of "
-                                      "lanes*vecs = 24; nearest 384");
+    expect_illegal("block_q=380", "",
+                   "block_q=380 is not a multiple of "
+                   "lanes*vecs = 24; nearest 384");
+    expect_illegal("block_q=388", "",
+                   "block_q=388 is not a multiple of "
+                   "lanes*vecs = 24; nearest 384");
     expect_illegal("block_q=0", "",
                    "block_q=0 is out of range; accepted 1..65536");
     expect_illegal("block_k=4", "",
                    "block_k=4 is out of range; accepted 8..1024");
     expect_illegal("block_k=60", "",
                    "block_k=60 is not a multiple of 8; nearest 64");
-    expect_illegal("split_k=100", "", "split_k=100 is not a multiple of "
-                                      "block_k = 64; nearest 128");
-    expect_illegal("keys=5", "", "keys=5 x vecs=3 needs 19 vector registers, "
-                                 "avx2 has 16; nearest keys=4");
-    expect_illegal("dims=6", "", "dims=6 x vecs=3 needs 22 vector registers, "
-                                 "avx2 has 16; nearest dims=4");
+    expect_illegal("split_k=100", "",
+                   "split_k=100 is not a multiple of "
+                   "block_k = 64; nearest 128");
+    expect_illegal("keys=5", "",
+                   "keys=5 x vecs=3 needs 19 vector registers, "
+                   "avx2 has 16; nearest keys=4");
+    expect_illegal("dims=6", "",
+                   "dims=6 x vecs=3 needs 22 vector registers, "
+                   "avx2 has 16; nearest dims=4");
     expect_illegal("vecs=8,keys=1,dims=1", "",
                    "vecs=8 needs 17 vector registers, avx2 has 16; nearest "
                    "vecs=7");
@@ -141,11 +146,11 @@ static void a_cpu_tile_needs_a_cpu(void **state) {
 
 static void the_safe_tile_is_legal_for_every_spec(void **state) {
     (void)state;
-    static const char *const archs[] = {"avx2", "avx512", "avx512bf16",
-                                        "neon", "portable"};
-    static const char *const specs[] = {
-        "head_dim=1", "head_dim=256", "dtype=f16 head_dim=256 alibi=1",
-        "dtype=bf16 head_dim=1 head_dim_v=256"};
+    static const char *const archs[] = {"avx2", "avx512", "avx512bf16", "neon",
+                                        "portable"};
+    static const char *const specs[] = {"head_dim=1", "head_dim=256",
+                                        "dtype=f16 head_dim=256 alibi=1",
+                                        "dtype=bf16 head_dim=1 head_dim_v=256"};
     for (size_t i = 0; i < 5; i++) {
         for (size_t k = 0; k < 4; k++) {
             attnc_spec s = spec(specs[k]);
