@@ -57,8 +57,12 @@ static const char *const flags_all[] = {
     "-w",
 };
 
-/* gcc's -O1 leaves vector selects and loops in pieces. */
-static const char level_clang[] = "-O1", level_gcc[] = "-O2";
+/* Stages stay functions of their own, only `inline` ones are inlined: clang
+ * takes a quarter less time, and gcc keeps a register tile in registers (58 ->
+ * 87 GFLOP/s). gcc's -O1 leaves vector selects in pieces. */
+static const char *const level_clang[] = {"-O1", "-finline-hint-functions"};
+static const char *const level_gcc[] = {"-O2",
+                                        "-fno-inline-functions-called-once"};
 
 /* At the end of each source: the object says who compiled it, which saves a
  * child that asks for the version. */
@@ -295,7 +299,8 @@ static int compile_object(Work *w, Str *log, Err *e) {
         arg(w, flags_all[i]);
     for (int i = 0; w->arch->flags[i]; i++)
         arg(w, w->arch->flags[i]);
-    arg(w, c->clang ? level_clang : level_gcc);
+    for (int i = 0; i < 2; i++)
+        arg(w, c->clang ? level_clang[i] : level_gcc[i]);
     arg(w, "-c");
     arg(w, w->source);
     arg(w, "-o");
@@ -362,7 +367,8 @@ void compile_options(const char *arch, Str *out) {
         str_addf(out, " %s", flags_all[i]);
     for (int i = 0; a && a->flags[i]; i++)
         str_addf(out, " %s", a->flags[i]);
-    str_addf(out, " clang %s gcc %s", level_clang, level_gcc);
+    str_addf(out, " clang %s %s gcc %s %s", level_clang[0], level_clang[1],
+             level_gcc[0], level_gcc[1]);
 }
 
 int compile_cpu(const CompileJob *j, Blob *out, char version[96], Str *log,

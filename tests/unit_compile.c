@@ -268,7 +268,7 @@ static void products_and_sums_become_one_fma(void **state) {
     (void)state;
     static const char text[] =
         "typedef float v8 __attribute__((vector_size(32)));\n"
-        "static v8 times(v8 a, v8 b) { return a * b; }\n"
+        "static inline v8 times(v8 a, v8 b) { return a * b; }\n"
         "void f(v8 *a) { a[3] = times(a[0], a[1]) + a[2]; }\n";
     Made m;
     if (!have("clang") || !probe_runs("avx2"))
