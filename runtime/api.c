@@ -294,7 +294,6 @@ static void remember(const attnc_plan *p, Outcome o) {
 int attnc_prepare_with(attnc_context *ctx, const attnc_spec *spec,
                        const attnc_shape *shape,
                        const attnc_prepare_options *options, attnc_plan **out) {
-    static const attnc_shape any = ATTNC_SHAPE_DEFAULT;
     attnc_prepare_options o = {.struct_size = sizeof o};
     Run r = {.c = ctx, .out.from = ORIGIN_MEMORY};
     double start = now_ms();
@@ -309,7 +308,9 @@ int attnc_prepare_with(attnc_context *ctx, const attnc_spec *spec,
                      "NULL");
     if (!rc && options)
         rc = struct_copy(&o, sizeof o, options, "prepare_options", &r.e);
-    rc = rc ? rc : prepare(&r, spec, shape ? shape : &any, o.tile, out);
+    rc = rc ? rc
+            : prepare(&r, spec, shape ? shape : &ATTNC_SHAPE_DEFAULT, o.tile,
+                      out);
     if (rc) {
         error_publish(&r.e, NULL, r.log.text);
     } else {

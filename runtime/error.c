@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What went wrong last in each thread, the sentences of the statuses, and the log
- * callback. */
+ * What went wrong last in each thread, the sentences of the statuses, and the
+ * log callback. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
