@@ -238,8 +238,6 @@ static void check_planted(attnc_plan *plan, Case *c, float x, int where) {
     data_free(&d);
 }
 
-/* One key among full tiles holds x in V only: it shows in every row that sees
- * the key and in no other. */
 static void nonfinite_keys_stay_where_they_are_seen(void **state) {
     attnc_context *ctx = context_make(*(int *)*state, NULL, 2);
     for (int dtype = 0; dtype < 3; dtype++)
@@ -252,9 +250,9 @@ static void nonfinite_keys_stay_where_they_are_seen(void **state) {
             for (int i = 0; i < 24; i++) {
                 c.nq = c.nk = random_int(5, 300);
                 c.mode = ATTNC_OFFSET_BR;
-                float x = i % 3 == 0 ? NAN : INFINITY;
-                /* Infinity in K: scores of both signs, or NaN. */
-                check_planted(plan, &c, i % 2 ? x : -x, 1 + i % 3);
+                float x = i % 4 == 0 ? NAN : i & 4 ? INFINITY : -INFINITY;
+                /* Infinity in K makes scores of both signs, or NaN. */
+                check_planted(plan, &c, x, i % 4 == 0 ? 3 : 1 + i % 2);
             }
             attnc_plan_release(plan);
         }
