@@ -305,12 +305,18 @@ static void sums_add(Sums *to, const Sums *s) {
     to->row.ref = fmax(to->row.ref, s->row.ref);
 }
 
+/* An absolute error cannot be held below what rounding the number costs. */
+static double lse_eps(double eps, double size) {
+    return fmax(eps, 0x1p-23 * size);
+}
+
 /* Rounding errors are spread: no row's may exceed by far what the worst row of
  * unfused attention shows. A row that is wrong does, even where millions of
  * right ones hide it from the norm. */
 static bool row_guard(const Sums *s, double eps, bool relative) {
-    double size = relative ? sqrt(s->row.ref) : 1;
-    double limit = 1.5 * sqrt(s->row.unfused) + 4 * eps * size;
+    double size = sqrt(s->row.ref);
+    double least = relative ? eps * size : lse_eps(eps, size);
+    double limit = 1.5 * sqrt(s->row.unfused) + 4 * least;
     return sqrt(s->row.err) <= ROW_LIMIT * limit;
 }
 
@@ -325,7 +331,8 @@ static bool judge(const char *name, const Sums *s, double eps, bool relative,
     const Place *m = &s->mismatch, *r = &s->worst;
     *err = norm(s->all.err, s, relative);
     *unfused = norm(s->all.unfused, s, relative);
-    *limit = 1.5 * *unfused + 4 * eps;
+    double least = relative ? eps : lse_eps(eps, norm(s->all.ref, s, false));
+    *limit = 1.5 * *unfused + 4 * least;
     bool close = *err <= *limit, rows = row_guard(s, eps, relative);
     if (close && rows && !s->mismatches)
         return true;
