@@ -4,8 +4,6 @@
 #include "emu/kernel.h"
 #include "emu/nvrtc.h"
 
-static Nvrtc nvrtc;
-
 static const struct {
     const char *arch;
     int number;
@@ -17,17 +15,15 @@ static void the_subject_compiles_for_every_chip_without_spills(void **state) {
     (void)state;
     for (int i = 0; i < CHIPS; i++) {
         Str text = kernel_text("attn_fwd.cu.h", chips[i].number, "", true);
-        Compiled c =
-            nvrtc_compile(&nvrtc, text.text, "attn_fwd.cu", chips[i].arch);
+        Compiled c = compile_cuda(text, "attn_fwd.cu", chips[i].arch);
         str_free(&text);
         if (!c.known) {
             print_message("%-7s skipped: unknown to this NVRTC\n",
                           chips[i].arch);
             continue;
         }
-        print_message("%-7s %3d registers, %3zu KB of PTX, %3zu KB of code\n",
-                      chips[i].arch, c.registers, c.ptx_bytes / 1024,
-                      c.cubin_bytes / 1024);
+        print_message("%-7s %3d registers, %3zu KB of code\n", chips[i].arch,
+                      c.registers, c.cubin_bytes / 1024);
         assert_int_equal(c.spill_bytes, 0);
         assert_int_equal(c.stack_bytes, 0);
         assert_true(c.registers > 0 && c.registers <= 255);
@@ -39,8 +35,7 @@ static void every_primitive_assembles(void **state) {
     (void)state;
     for (int i = 0; i < CHIPS; i++) {
         Str text = kernel_text("all_prims.cu.h", chips[i].number, "", true);
-        Compiled c =
-            nvrtc_compile(&nvrtc, text.text, "all_prims.cu", chips[i].arch);
+        Compiled c = compile_cuda(text, "all_prims.cu", chips[i].arch);
         str_free(&text);
         assert_true(!c.known || c.cubin_bytes > 0);
     }
@@ -51,9 +46,13 @@ int main(void) {
         cmocka_unit_test(the_subject_compiles_for_every_chip_without_spills),
         cmocka_unit_test(every_primitive_assembles),
     };
-    if (!nvrtc_find(&nvrtc)) {
-        print_message("skipped: no libnvrtc.so (CUDA_HOME, loader path)\n");
+    NvrtcInfo info;
+    Str looked = {0};
+    bool found = nvrtc_find(NULL, &info, &looked);
+    if (!found)
+        print_message("skipped: no NVRTC in %s\n", looked.text);
+    str_free(&looked);
+    if (!found)
         return SKIPPED;
-    }
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * NVRTC for tests: found by dlopen, absent without complaint. Compiling needs
- * no GPU. */
+ * NVRTC for tests, through the runtime's own door. Compiling needs no GPU. */
 #ifndef TEST_NVRTC_H
 #define TEST_NVRTC_H
 
@@ -9,60 +8,16 @@
 #include <stddef.h>
 
 #include <cmocka.h>
-#include <dlfcn.h>
-#include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* NVRTC(name, parameters): all return 0 on success. */
-#define NVRTC_LIST(NVRTC)                                                      \
-    NVRTC(Version, (int *major, int *minor))                                   \
-    NVRTC(CreateProgram,                                                       \
-          (void **program, const char *text, const char *name, int headers,    \
-           const char *const *header, const char *const *header_name))         \
-    NVRTC(CompileProgram,                                                      \
-          (void *program, int options, const char *const *option))             \
-    NVRTC(GetProgramLogSize, (void *program, size_t *bytes))                   \
-    NVRTC(GetProgramLog, (void *program, char *log))                           \
-    NVRTC(GetCUBINSize, (void *program, size_t *bytes))                        \
-    NVRTC(GetPTXSize, (void *program, size_t *bytes))                          \
-    NVRTC(DestroyProgram, (void **program))
+#include "runtime.h"
 
-typedef struct Nvrtc {
-#define NVRTC(name, parameters) int(*name) parameters;
-    NVRTC_LIST(NVRTC)
-#undef NVRTC
-} Nvrtc;
-
-static inline void *nvrtc_open(void) {
-    const char *home = getenv("CUDA_HOME");
-    char path[512];
-    snprintf(path, sizeof path, "%s/lib64/libnvrtc.so",
-             home ? home : "/usr/local/cuda");
-    void *h = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    h = h ? h : dlopen("libnvrtc.so", RTLD_NOW | RTLD_LOCAL);
-    h = h ? h : dlopen("libnvrtc.so.13", RTLD_NOW | RTLD_LOCAL);
-    return h ? h : dlopen("libnvrtc.so.12", RTLD_NOW | RTLD_LOCAL);
-}
-
-static inline bool nvrtc_find(Nvrtc *n) {
-    void *h = nvrtc_open();
-    if (!h)
-        return false;
-#define NVRTC(name, parameters) *(void **)&n->name = dlsym(h, "nvrtc" #name);
-    NVRTC_LIST(NVRTC)
-#undef NVRTC
-    return n->CompileProgram && n->GetCUBINSize;
-}
-
-enum { UNKNOWN_ARCH = 5 }; /* NVRTC_ERROR_INVALID_OPTION */
-
-/* What ptxas says of a kernel, and sizes. */
+/* What ptxas says of a kernel, and its size. */
 typedef struct Compiled {
     bool known; /* an older NVRTC does not know every arch */
     int registers, spill_bytes, stack_bytes;
-    size_t ptx_bytes, cubin_bytes;
+    size_t cubin_bytes;
 } Compiled;
 
 static inline int number_after(const char *log, const char *word) {
@@ -83,30 +38,26 @@ static inline int number_before(const char *log, const char *word) {
 }
 
 /* Compiles for an arch, "sm_80"; fails the test with the log otherwise. */
-static inline Compiled nvrtc_compile(const Nvrtc *n, const char *text,
-                                     const char *name, const char *arch) {
-    void *program = NULL;
-    Compiled c = {0};
-    char gpu[64];
-    size_t bytes = 0;
-    snprintf(gpu, sizeof gpu, "--gpu-architecture=%s", arch);
-    const char *options[] = {gpu, "--ptxas-options=-v"};
-    assert_int_equal(n->CreateProgram(&program, text, name, 0, NULL, NULL), 0);
-    int rc = n->CompileProgram(program, 2, options);
-    assert_int_equal(n->GetProgramLogSize(program, &bytes), 0);
-    char *log = calloc(bytes + 1, 1);
-    assert_non_null(log);
-    n->GetProgramLog(program, log);
-    c.known = rc != UNKNOWN_ARCH;
-    if (rc && c.known)
-        fail_msg("%s for %s: %s", name, arch, log);
-    c.registers = number_after(log, "Used ");
-    c.spill_bytes = number_before(log, "bytes spill stores");
-    c.stack_bytes = number_before(log, "bytes stack frame");
-    n->GetPTXSize(program, &c.ptx_bytes);
-    n->GetCUBINSize(program, &c.cubin_bytes);
-    n->DestroyProgram(&program);
-    free(log);
+static inline Compiled compile_cuda(Str text, const char *name,
+                                    const char *arch) {
+    const Source source = {.text = text};
+    const CudaJob job = {
+        .arch = arch, .source = &source, .templates = &attnc_templates};
+    char version[96];
+    Blob out = {0};
+    Str log = {0};
+    Err e = {0};
+    if (nvrtc_compile(&job, &out, version, &log, &e))
+        fail_msg("%s for %s: %s\n%s", name, arch, e.text, log.text);
+    Compiled c = {
+        .known = out.len > 4 && !memcmp(out.data, "\177ELF", 4),
+        .registers = number_after(log.text, "Used "),
+        .spill_bytes = number_before(log.text, "bytes spill stores"),
+        .stack_bytes = number_before(log.text, "bytes stack frame"),
+        .cubin_bytes = out.len,
+    };
+    free(out.data);
+    str_free(&log);
     return c;
 }
 
