@@ -36,6 +36,7 @@ function enter(a_step)
     args = step.role .. "_args"
     split = step.role == "fwd_split"
     micro = T.vecs and T.vecs * lanes
+    nv = T.vecs
 end
 
 -- Runs a stage file, or the one that replaces it for this ISA and dtype.
@@ -47,12 +48,12 @@ function stage(name, ...)
     return include("cpu/stage/" .. name .. ".c.in", ...)
 end
 
--- "a#" for # = 0 .. n - 1, joined: each(2, "q# = p[#]") is
--- "q0 = p[0], q1 = p[1]".
-function each(n, text, separator)
+-- `text` n times, joined; in the i-th, from 0, # stands for i and @ for
+-- base + i: each(2, "p# = x[@]", ", ", 6) is "p0 = x[6], p1 = x[7]".
+function each(n, text, separator, base)
     local out = {}
     for i = 0, n - 1 do
-        out[#out + 1] = text:gsub("#", i)
+        out[#out + 1] = text:gsub("#", i):gsub("@", (base or 0) + i)
     end
     return table.concat(out, separator or ", ")
 end
