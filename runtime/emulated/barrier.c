@@ -16,6 +16,7 @@ static void open_barrier(Block *b, u32 id) {
                 continue;
             meeting_leave(&r->meeting, f, epoch);
             f->wait.op = WAIT_NONE;
+            f->wait.value = r->votes;
             wake |= l & -l;
         }
         if (wake)
@@ -24,6 +25,7 @@ static void open_barrier(Block *b, u32 id) {
     meeting_end(&r->meeting, b);
     r->arrived = 0;
     r->threads = 0;
+    r->votes = 0;
 }
 
 /* bar.sync 0 of a warp is one instruction: lanes on different lines are in
@@ -91,6 +93,13 @@ void emu_barrier(u32 line, u32 id, u32 threads, int wait) {
         fiber_block(f);
     else if (wait)
         fiber_yield(f);
+}
+
+int emu_block_sync_or(u32 line, int p) {
+    Fiber *f = emu_now;
+    f->block->barrier[0].votes |= p != 0;
+    emu_barrier(line, 0, 0, 1);
+    return (int)f->wait.value;
 }
 
 void barrier_after_exit(Block *b) {

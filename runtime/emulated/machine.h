@@ -143,6 +143,7 @@ typedef struct Warp {
 typedef struct Barrier {
     u32 threads; /* expected; 0: unused so far */
     u32 arrived, line;
+    u32 votes; /* of block_sync_or */
     Meeting meeting;
 } Barrier;
 
@@ -298,6 +299,7 @@ const char *wait_name(const Wait *w);
 /* ---- barrier.c --------------------------------------------------------- */
 
 void emu_barrier(u32 line, u32 id, u32 threads, int wait);
+int emu_block_sync_or(u32 line, int p);
 /* A thread of b ended: the barriers that waited for it may open. */
 void barrier_after_exit(Block *b);
 

@@ -118,18 +118,29 @@ void emu_st_shared(u32 line, u32 addr, u32 bytes, const void *in) {
 
 /* ---- global memory ------------------------------------------------------ */
 
-static Buffer *buffer_of(Emu *e, uintptr_t p) {
-    if (e->last_buffer < e->nbuffer) {
-        Buffer *b = &e->buffer[e->last_buffer];
-        if (p >= b->start && p < b->end)
-            return b;
-    }
-    for (u32 i = 0; i < e->nbuffer; i++)
-        if (p >= e->buffer[i].start && p < e->buffer[i].end) {
+/* Does the access fit this tensor in every way but alignment? */
+static bool serves(const Buffer *b, uintptr_t p, u32 bytes, bool write) {
+    return p >= b->start && p < b->end && bytes <= b->end - p &&
+           !(write && b->access == EMU_READ);
+}
+
+/* Tensors may lie in one another (interleaved heads): one that serves is
+ * preferred to one that only holds the address. */
+static Buffer *buffer_of(Emu *e, uintptr_t p, u32 bytes, bool write) {
+    Buffer *holds = NULL;
+    if (e->last_buffer < e->nbuffer &&
+        serves(&e->buffer[e->last_buffer], p, bytes, write))
+        return &e->buffer[e->last_buffer];
+    for (u32 i = 0; i < e->nbuffer; i++) {
+        Buffer *b = &e->buffer[i];
+        if (serves(b, p, bytes, write)) {
             e->last_buffer = i;
-            return &e->buffer[i];
+            return b;
         }
-    return NULL;
+        if (p >= b->start && p < b->end)
+            holds = b;
+    }
+    return holds;
 }
 
 /* The tensor whose end or start lies nearest to p. */
@@ -179,7 +190,7 @@ bool global_check(Fiber *f, u32 line, const void *pointer, u32 bytes, u32 align,
                   int class) {
     bool write = class == EMU_COUNT_ST_GLOBAL;
     uintptr_t p = (uintptr_t)pointer;
-    Buffer *b = buffer_of(f->block->emu, p);
+    Buffer *b = buffer_of(f->block->emu, p, bytes, write);
     if (!b) {
         report_outside(f, line, p, bytes);
         return false;

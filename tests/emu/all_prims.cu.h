@@ -44,6 +44,7 @@ INLINE void memory(const Args *a, u32 *at) {
 INLINE void order(const Args *a, u32 *at) {
     u32 v = a->n;
     block_sync();
+    v += (u32)block_sync_or(a->n == 3);
     named_arrive(1, 64);
     named_sync(1, 64);
     warp_sync(0xffffffffu);

@@ -1,0 +1,140 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- What CUDA templates may call, and the numbers they name. Given by emit.c:
+-- S spec, P promises, D device, steps, version; set by enter(): step, T, L.
+
+elem_bytes = S.dtype == "f32" and 4 or 2
+masked = S.mask ~= "none"
+diagonal = masked or S.alibi -- the launch has a diagonal
+scored = S.softcap or S.alibi -- scores change before the softmax
+precise = S.dtype == "f32"
+-- Of two numbers in 32 bits (or one): the exponents, and the last bit of
+-- each, whose sum reaches the sign where a number is Inf or NaN.
+exponents = { f16 = "0x7c007c00u", bf16 = "0x7f807f80u", f32 = "0x7f800000u" }
+last_bits = { f16 = "0x04000400u", bf16 = "0x00800080u", f32 = "0x00800000u" }
+signs = S.dtype == "f32" and "0x80000000u" or "0x80008000u"
+emulated = D.prims == "emu"
+
+-- Numbers of one step's tile, under short names.
+function enter(a_step)
+    step, T, L = a_step, a_step.tile, a_step.scratch
+    args = "Args_" .. step.role
+    split = step.role == "fwd_split"
+    if step.role == "combine" then return end
+    mma_family = T.q_regs ~= nil
+    variant = not mma_family and "fma" or precise and "tf32" or "half"
+    threads = step.threads
+    tiles_m = T.rows // 16
+    steps_32 = L.dim * elem_bytes // 32 -- of Q K^T, 32 bytes of a row each
+    tail_16 = L.dim * elem_bytes % 32 == 16 -- and one of 16 bytes
+    keys_step = S.dtype == "f32" and 8 or 16 -- of P V
+    -- No tile reaches past the last key, none has rows to spare.
+    whole_k = P.mult_k % T.block_k == 0 and not S.varlen and not S.lens_k
+    whole_q = P.mult_q % T.block_q == 0 and not S.varlen
+    tensors = {
+        q = { dim = S.head_dim, kept = L.dim, rows = T.block_q, whole = whole_q },
+        k = { dim = S.head_dim, kept = L.dim, rows = T.block_k, whole = whole_k },
+        v = { dim = S.head_dim_v, kept = L.dim_v, rows = T.block_k, whole = whole_k },
+        o = { dim = S.head_dim_v, kept = L.dim_v, rows = T.block_q, whole = whole_q },
+    }
+    for name, x in pairs(tensors) do
+        x.name, x.bytes, x.kept_bytes = name, x.dim * elem_bytes, x.kept * elem_bytes
+        x.align = math.max(P["align_" .. name], elem_bytes)
+        x.piece = math.min(x.align, unit_of(x.bytes)) -- of loads and stores
+        x.pages, x.chunks = pages(x.kept_bytes), 0 -- of 16 bytes, one thread's
+        for i, p in ipairs(x.pages) do
+            p.last = i == #x.pages
+            p.first, p.count = x.chunks, (x.rows * p.chunks + threads - 1) // threads
+            p.left = x.bytes - p.at -- of the row's bytes, from here on
+            x.chunks = x.chunks + p.count
+        end
+        -- How it is copied: by cp.async, by loads and stores at once, or by
+        -- loads that wait in registers until the tile is free.
+        x.mode = D.cp_async == 1 and (x.align >= 4 and "async" or "direct")
+            or name == "q" and "direct" or "held"
+    end
+    held = tensors.k.mode == "held"
+end
+
+-- Runs a stage file, or the one that replaces it for this arithmetic.
+function stage(name, ...)
+    local own = "cuda/stage/" .. variant .. "/" .. name .. ".cu.in"
+    if has_template(own) then return include(own, ...) end
+    return include("cuda/stage/" .. name .. ".cu.in", ...)
+end
+
+-- C declaration of a launch argument's slot.
+function slot(p)
+    local lists = { lens_k = "const i32 *", cu_seqlens_q = "const i32 *",
+        cu_seqlens_k = "const i32 *", slopes = "const float *",
+        sink = "const float *", lse = "float *" }
+    local kinds = { pointer_in = "const elem *", pointer_out = "elem *",
+        length = "i64 ", stride = "i64 ", scalar = "float ", work = "float *" }
+    local high = p.kind == "scalar" and ", " .. p.name .. "_high" or ""
+    return (lists[p.name] or kinds[p.kind]) .. p.name .. high
+end
+
+-- The pages of a row of so many bytes: where each begins, its width and its
+-- swizzle. A tile is kept page by page, [page][row][width]; chunk c of 16
+-- bytes lies at c ^ swizzle, so that 8 rows of one chunk fill the banks once.
+function pages(bytes)
+    local swizzle = { [128] = "(row & 7)", [64] = "(row >> 1 & 3)",
+        [32] = "(row >> 2 & 1)", [16] = "0" }
+    local out, at = {}, 0
+    for _, width in ipairs { 128, 64, 32, 16 } do
+        while bytes - at >= width do
+            out[#out + 1] = { at = at, width = width, chunks = width // 16,
+                swizzle = swizzle[width] }
+            at = at + width
+        end
+    end
+    return out
+end
+
+-- One page of each width that occurs in a row: an address register for each.
+function bases(bytes)
+    local out = {}
+    for _, p in ipairs(pages(bytes)) do
+        if not out[1] or out[#out].width ~= p.width then out[#out + 1] = p end
+    end
+    return out
+end
+
+-- f(page) of each, joined by commas.
+function list(of, f)
+    local out = {}
+    for i, p in ipairs(of) do out[i] = f(p) end
+    return table.concat(out, ", ")
+end
+
+-- Address of a thread's 16 bytes in the pair of chunks that begins at byte
+-- `at` of a row: the register of that page's width, with the constant part
+-- of the chunk by exclusive or (the bits do not meet) and the page added.
+function address(base, bytes, rows, at)
+    for _, p in ipairs(pages(bytes)) do
+        if at < p.at + p.width then
+            local inside = at - p.at
+            local text = base .. p.width
+            if inside > 0 then text = "(" .. text .. " ^ " .. inside .. ")" end
+            if p.at > 0 then text = text .. " + " .. p.at * rows end
+            return text
+        end
+    end
+end
+
+-- Largest power of two that divides n, at most 16.
+function unit_of(n)
+    local u = 16
+    while n % u ~= 0 do u = u // 2 end
+    return u
+end
+
+-- The instruction of one 32-byte step: name, and whether it takes two.
+mma = { f16 = D.cc >= 800 and "mma_m16n8k16_f16" or "mma_m16n8k8_f16",
+    bf16 = "mma_m16n8k16_bf16", f32 = "mma_m16n8k8_tf32" }
+mma = mma[S.dtype]
+halved = D.cc < 800
+
+-- A misspelt name is an error, not nil.
+setmetatable(_G, { __index = function(_, name)
+    error("no such name: " .. tostring(name), 2)
+end })
