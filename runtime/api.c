@@ -10,6 +10,9 @@
  * builds it too: the lock saves work, no more. */
 enum { LOCK_MS = 60000 };
 
+/* Tiles whose kernels may turn out to spill before the best is taken anyhow. */
+enum { TRIES = 6 };
+
 /* One prepare on its way. */
 typedef struct Run {
     attnc_context *c;
@@ -19,7 +22,12 @@ typedef struct Run {
     Outcome out;
     bool spoiled; /* the disk cache's entry does not load */
     Err e;
+    bool keep_spills;    /* no more tiles are tried */
+    Tile spilled[TRIES]; /* tiles not to take */
+    int nspilled;
 } Run;
+
+static const char SPILL[] = "spill";
 
 static double now_ms(void) {
     struct timespec t;
@@ -41,12 +49,34 @@ static int load(Run *r, const Blob *b, const char *compiler, Kernel *k) {
     return rc;
 }
 
-/* true: the module is loaded from the disk cache. An entry that does not
- * load is a miss. */
+/* Is the kernel to be dropped because its threads spill? Told as an error of
+ * the field "spill", for the next tile to be tried. */
+static bool spills(Run *r, const char *log) {
+    const Backend *b = r->c->backend;
+    int64_t bytes = b->spills && log ? b->spills(&r->plan->plan, log) : 0;
+    const char *entry = r->plan->plan.step[0].entry;
+    if (bytes <= 0)
+        return false;
+    if (r->keep_spills)
+        context_log(r->c, ATTNC_LOG_WARNING,
+                    "%s spills %lld bytes a thread and will be slow", entry,
+                    (long long)bytes);
+    else
+        err_set(&r->e, ATTNC_E_COMPILE, "compile", SPILL,
+                "%s spills %lld bytes a thread", entry, (long long)bytes);
+    return !r->keep_spills;
+}
+
+/* true: the module is loaded from the disk cache, or known to spill. An entry
+ * that does not load is a miss. */
 static bool from_disk(Run *r, Module *m) {
     CacheEntry entry;
     if (!cache_find(r->c->cache, &r->key, r->identity.text, &entry))
         return false;
+    if (spills(r, entry.log)) {
+        cache_entry_free(&entry);
+        return true;
+    }
     bool loaded = load(r, &entry.binary, entry.compiler, &m->kernel) == 0;
     cache_entry_free(&entry);
     if (loaded) {
@@ -98,12 +128,14 @@ static int from_source(Run *r, Module *m) {
                                      compiler, &r->log, &r->e);
     r->out.compile_ms = now_ms() - start;
     r->out.from = ORIGIN_MISS;
-    rc = rc ? rc : load(r, &binary, compiler, &m->kernel);
-    if (!rc)
+    bool dropped = !rc && spills(r, r->log.text);
+    if (!rc && !dropped)
+        rc = load(r, &binary, compiler, &m->kernel);
+    if (!rc) /* also what spills: the next process need not try it */
         publish(r, &binary, compiler);
     source_free(&source);
     free(binary.data);
-    return rc;
+    return r->e.code;
 }
 
 /* Why there will be no compiling; 0: it may go on. */
@@ -111,7 +143,7 @@ static int check_compiler(Run *r) {
     if (r->c->options.no_compile)
         return err_set(&r->e, ATTNC_E_NOT_CACHED, "cache", NULL,
                        "no kernel for this spec, and compiling is off");
-    if (!context_compiler(r->c))
+    if (!r->c->backend->own_compiler && !context_compiler(r->c))
         return err_set(&r->e, ATTNC_E_MISSING, "compile", NULL,
                        "no compiler found (looked for %s)",
                        r->c->options.compilers ? r->c->options.compilers
@@ -128,12 +160,12 @@ static int module_make(Run *r, Module *m) {
         return 0;
     }
     if (from_disk(r, m))
-        return 0;
+        return r->e.code;
     if (check_compiler(r))
         return r->e.code;
     int token = cache_lock(r->c->cache, &r->key, LOCK_MS);
     bool again = token >= 0 && !r->spoiled;
-    int rc = again && from_disk(r, m) ? 0 : from_source(r, m);
+    int rc = again && from_disk(r, m) ? r->e.code : from_source(r, m);
     if (token >= 0)
         cache_unlock(r->c->cache, token);
     return rc;
@@ -168,13 +200,33 @@ static int choose(Run *r, const attnc_spec *s, const attnc_shape *h,
                   bool builtin) {
     const Pins pins = {.tile = *r->plan->request.tile ? r->plan->request.tile
                                                       : NULL,
-                       .builtin = builtin};
+                       .builtin = builtin,
+                       .avoid = r->spilled,
+                       .navoid = r->nspilled};
     int rc = plan_choose(s, h, &r->c->device, &pins, &r->plan->plan, &r->e);
     if (!rc && !r->c->backend)
         rc = err_set(&r->e, ATTNC_E_MISSING, "prepare", "target",
                      "this version cannot compile for %s; nearest: cpu",
                      r->c->device.arch);
     return rc ? rc : find_module(r);
+}
+
+/* A kernel that spills gives way to the next tile; a pinned tile stays, and
+ * when all those tried spill the first does. */
+static int choose_emitted(Run *r, const attnc_spec *s, const attnc_shape *h) {
+    int rc = choose(r, s, h, false);
+    while (rc == ATTNC_E_COMPILE && !strcmp(r->e.field, SPILL) &&
+           !r->keep_spills) {
+        const Tile *t = &r->plan->plan.step[0].tile;
+        r->e = (Err){0};
+        r->log.len = 0;
+        r->spilled[r->nspilled++] = *t;
+        r->keep_spills = t->from == FROM_PIN || r->nspilled == TRIES;
+        if (r->keep_spills)
+            r->nspilled = 0;
+        rc = choose(r, s, h, false);
+    }
+    return rc;
 }
 
 /* The built-in kernel serves when nothing else can, and is announced. */
@@ -227,7 +279,8 @@ static int make_plan(Run *r, const attnc_spec *s, const attnc_shape *h,
     if (!r->plan)
         return no_memory(&r->e);
     const char *list = r->c->options.compilers;
-    int rc = list && !*list ? choose_builtin(r, s, h) : choose(r, s, h, false);
+    bool builtin = list && !*list && r->c->device.kind == DEVICE_CPU;
+    int rc = builtin ? choose_builtin(r, s, h) : choose_emitted(r, s, h);
     if (rc && may_use_builtin(r))
         rc = choose_builtin(r, s, h);
     return rc ? rc : finish(r);

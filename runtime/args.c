@@ -101,12 +101,29 @@ static int check_output(const View *o, int64_t batch, Err *e) {
     return 0;
 }
 
+/* Lengths of a GPU's launch lie in its memory: not read here. */
+static bool readable(const Plan *p) {
+    return p->device.kind != DEVICE_CUDA;
+}
+
+/* Rows of one batch entry; varlen: of all sequences, or as many as there can
+ * be when that cannot be read. */
+static int64_t rows_of(const Plan *p, const int32_t *cu, int64_t batch,
+                       int64_t length) {
+    int64_t all;
+    if (!p->spec.varlen)
+        return length;
+    if (readable(p))
+        return cu[batch];
+    return __builtin_mul_overflow(batch, length, &all) ? INT64_MAX : all;
+}
+
 static int check_tensors(const Plan *p, const attnc_args *a, Err *e) {
     const attnc_spec *s = &p->spec;
     const attnc_shape *h = &p->shape;
     int64_t batch = s->varlen ? 1 : a->batch;
-    int64_t nq = s->varlen ? a->cu_seqlens_q[a->batch] : a->seqlen_q;
-    int64_t nk = s->varlen ? a->cu_seqlens_k[a->batch] : a->seqlen_k;
+    int64_t nq = rows_of(p, a->cu_seqlens_q, a->batch, a->seqlen_q);
+    int64_t nk = rows_of(p, a->cu_seqlens_k, a->batch, a->seqlen_k);
     bool no_q = !a->batch || !nq, no_k = no_q || !nk;
     const View views[] = {
         {"q", &a->q, a->heads, nq, s->head_dim, h->align_q, no_k},
@@ -151,6 +168,8 @@ static int check_lengths(const Plan *p, const attnc_args *a, Err *e) {
             REFUSE(lists[i].name, "%s, but the spec says %s=%d",
                    lists[i].given ? "given" : "NULL", lists[i].field,
                    lists[i].wanted);
+    if (!readable(p))
+        return 0;
     for (int64_t b = 0; s->lens_k && b < a->batch; b++)
         if (a->lens_k[b] < 0 || a->lens_k[b] > a->seqlen_k)
             REFUSE("lens_k", "[%lld] is %d; accepted: 0..%lld", (long long)b,
@@ -188,6 +207,8 @@ static int check_promises(const Plan *p, const attnc_args *a, Err *e) {
     int64_t longest = a->seqlen_q > a->seqlen_k ? a->seqlen_q : a->seqlen_k;
     if (h->max_seqlen && longest > h->max_seqlen)
         return broken("max_seqlen", h->max_seqlen, "a sequence", longest, e);
+    if (p->spec.varlen && !readable(p))
+        return 0;
     int rc = check_multiple("mult_q", h->mult_q, "seqlen_q", a->seqlen_q,
                             a->cu_seqlens_q, a->batch, e);
     return rc ? rc

@@ -74,7 +74,8 @@ typedef void (*attnc_parallel_for)(void *user, int64_t count,
 /* Zero means default everywhere. Strings are copied. */
 typedef struct attnc_options {
     size_t struct_size;
-    const char *target;    /* auto | cpu | ARCH | DEVICE | emu:ARCH [@k=v,..] */
+    const char *target;    /* auto | cpu | cuda[:N] | ARCH | DEVICE | emu:ARCH,
+                              then [@k=v,..] */
     const char *cache_dir; /* NULL: ATTNC_CACHE_DIR, XDG, ~/.cache; "": none */
     int64_t cache_max_bytes;   /* 0: 1 GiB */
     int32_t cache_readonly;    /* 1: never write the disk cache */
@@ -88,6 +89,8 @@ typedef struct attnc_options {
     void *parallel_user;
     void (*log)(void *user, int level, const char *line);
     void *log_user;
+    const char *cuda_dirs; /* "DIR:DIR": toolkits or site-packages in which
+                              NVRTC is looked for first; NULL: none */
 } attnc_options;
 #define ATTNC_OPTIONS_INIT { .struct_size = sizeof(attnc_options) }
 
@@ -121,6 +124,7 @@ typedef struct attnc_args {
     attnc_tensor q, k, v, o;
     float *lse;
     int64_t lse_stride_b, lse_stride_h;
+    /* These three, too, are device memory; on a GPU nobody checks them. */
     const int32_t *lens_k;       /* [B], 0 <= lens_k[b] <= seqlen_k */
     const int32_t *cu_seqlens_q; /* [B + 1], ascending from 0 */
     const int32_t *cu_seqlens_k; /* [B + 1] */

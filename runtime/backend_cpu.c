@@ -127,20 +127,6 @@ static void zero_bufs(const Plan *p, const Layout *l, char *workspace) {
     }
 }
 
-static int check_workspace(const attnc_args *a, const Layout *l, Err *e) {
-    if (!l->total)
-        return 0;
-    if (!a->workspace || (uintptr_t)a->workspace % 64)
-        return err_set(e, ATTNC_E_WORKSPACE, "launch", "workspace",
-                       "%p; accepted: %lld bytes at a multiple of 64",
-                       a->workspace, (long long)l->total);
-    if (a->workspace_bytes < (size_t)l->total)
-        return err_set(e, ATTNC_E_WORKSPACE, "launch", "workspace_bytes",
-                       "%zu; this launch needs %lld", a->workspace_bytes,
-                       (long long)l->total);
-    return 0;
-}
-
 static int launch(attnc_context *c, const Plan *p, const Kernel *k,
                   const attnc_args *a, void *stream, Err *e) {
     int64_t dims[DIM_COUNT];
@@ -153,7 +139,7 @@ static int launch(attnc_context *c, const Plan *p, const Kernel *k,
         return err_set(e, ATTNC_E_MISSING, "launch", "target",
                        "this machine cannot run code for %s", p->device.arch);
     dims_fill(a, dims);
-    if (layout_make(p, dims, c->workers, &l, e) || check_workspace(a, &l, e))
+    if (layout_make(p, dims, c->workers, &l, e) || layout_check(&l, a, e))
         return e->code;
     zero_bufs(p, &l, a->workspace);
     for (int i = 0; i < p->nstep; i++) {

@@ -371,6 +371,93 @@ void compile_options(const char *arch, Str *out) {
              level_gcc[0], level_gcc[1]);
 }
 
+/* ---- PTX ---------------------------------------------------------------- */
+
+/* The last ones are what CUDA's headers would say. */
+static const char *const cuda_flags[] = {
+    "-x",
+    "cuda",
+    "--cuda-device-only",
+    "-nocudainc",
+    "-nocudalib",
+    "--cuda-path=/nonexistent",
+    "-std=c++17",
+    "-O3",
+    "-w",
+    "-S",
+    "-D__global__=__attribute__((global))",
+    "-D__device__=__attribute__((device))",
+    "-D__shared__=__attribute__((shared))",
+    "-D__forceinline__=__inline__ __attribute__((always_inline))",
+    "-D__launch_bounds__(...)=__attribute__((launch_bounds(__VA_ARGS__)))",
+    "-D__grid_constant__="};
+
+/* Newest first. What is made for an older arch runs on a newer chip. */
+static const int ptx_archs[] = {120, 100, 90, 89, 86, 80, 75};
+
+/* One try; *unknown: this clang does not know the arch. */
+static int make_ptx(Work *w, int arch, bool *unknown, Str *log, Err *e) {
+    snprintf(w->target, sizeof w->target, "--cuda-gpu-arch=sm_%d", arch);
+    w->argc = 0;
+    arg(w, w->job->compiler->path);
+    for (size_t i = 0; i < sizeof cuda_flags / sizeof cuda_flags[0]; i++)
+        arg(w, cuda_flags[i]);
+    arg(w, w->target);
+    arg(w, w->source);
+    arg(w, "-o");
+    arg(w, w->shared);
+    log->len = 0;
+    int rc = step(w, w->shared, log, e);
+    *unknown = rc && log->text && strstr(log->text, "gpu arch");
+    return rc;
+}
+
+static int make_newest_ptx(Work *w, Str *log, Err *e) {
+    int wanted = atoi(w->job->arch + strlen("sm_"));
+    int count = sizeof ptx_archs / sizeof ptx_archs[0];
+    bool unknown = true;
+    for (int i = 0; i < count && unknown; i++) {
+        if (ptx_archs[i] > wanted)
+            continue;
+        *e = (Err){0};
+        make_ptx(w, ptx_archs[i], &unknown, log, e);
+    }
+    if (!unknown)
+        return e->code;
+    *e = (Err){0};
+    return err_set(e, ATTNC_E_MISSING, "compile", "target",
+                   "%s makes no PTX for %s", w->job->compiler->path,
+                   w->job->arch);
+}
+
+/* The driver takes PTX as a string. */
+static int end_text(Blob *b, Err *e) {
+    char *text = realloc(b->data, b->len + 1);
+    if (!text) {
+        free(b->data);
+        *b = (Blob){0};
+        return err_set(e, ATTNC_E_MEMORY, "compile", NULL, "no memory");
+    }
+    text[b->len++] = 0;
+    b->data = text;
+    return 0;
+}
+
+int compile_ptx(const CompileJob *j, Blob *out, char version[96], Str *log,
+                Err *e) {
+    static const struct Arch none = {"ptx", "", {NULL}};
+    Work w = {.job = j, .arch = &none};
+    int rc = enter_dir(&w, e);
+    if (rc)
+        return rc;
+    rc = write_source(&w, e);
+    rc = rc ? rc : make_newest_ptx(&w, log, e);
+    rc = rc ? rc : read_shared(&w, out, e);
+    remove_dir(AT_FDCWD, w.dir);
+    rc = rc ? rc : end_text(out, e);
+    return rc ? rc : compiler_version(j->compiler, version, e);
+}
+
 int compile_cpu(const CompileJob *j, Blob *out, char version[96], Str *log,
                 Err *e) {
     Work w = {.job = j, .arch = arch_find(j->arch)};

@@ -27,9 +27,9 @@ static int copy_options(attnc_context *c, const attnc_options *from, Err *e) {
     if (from && struct_copy(o, sizeof *o, from, "options", e))
         return e->code;
     const char **strings[] = {&o->target, &o->cache_dir, &o->compilers,
-                              &o->templates_dir};
+                              &o->templates_dir, &o->cuda_dirs};
     int rc = 0;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 5; i++)
         if (rc)
             *strings[i] = NULL;
         else
@@ -42,6 +42,7 @@ static void free_options(attnc_options *o) {
     free((char *)(uintptr_t)o->cache_dir);
     free((char *)(uintptr_t)o->compilers);
     free((char *)(uintptr_t)o->templates_dir);
+    free((char *)(uintptr_t)o->cuda_dirs);
 }
 
 static int check_options(const attnc_options *o, Err *e) {
@@ -89,8 +90,10 @@ static int choose_device(attnc_context *c, Err *e) {
     int rc = c->options.cache_readonly
                  ? probe_readonly(target, dir, &c->device, e)
                  : probe_target(target, dir, &c->device, e);
-    if (!rc && c->device.kind == DEVICE_CPU)
-        c->backend = &backend_cpu;
+    static const Backend *const backends[] = {[DEVICE_CPU] = &backend_cpu,
+                                              [DEVICE_CUDA] = &backend_cuda,
+                                              [DEVICE_EMULATED] = NULL};
+    c->backend = rc ? NULL : backends[c->device.kind];
     return rc;
 }
 

@@ -40,6 +40,11 @@ static const struct {
     const char *hint;
 } hints[] = {
     {"lua", ATTNC_E_MISSING, "install Lua 5.4 (Debian: liblua5.4-0)"},
+    {"nvrtc", ATTNC_E_MISSING,
+     "install the CUDA toolkit, or pip install nvidia-cuda-nvrtc and name its "
+     "site-packages in cuda_dirs"},
+    {"cuda", ATTNC_E_MISSING,
+     "install NVIDIA's driver, or choose a target without a GPU: cpu"},
     {"compile", ATTNC_E_MISSING,
      "install clang 14 or newer, or gcc with binutils"},
     {"compile", ATTNC_E_COMPILE,

@@ -137,6 +137,19 @@ static void spare_give(attnc_context *c, void *spare, size_t bytes) {
     free(spare);
 }
 
+/* Launches with memory of the device's, in the order of the stream. */
+static int launch_with_taken(const attnc_plan *p, attnc_args *a, size_t bytes,
+                             void *stream, Err *e) {
+    const Kernel *k = &p->module->kernel;
+    int rc = k->backend->take(k, bytes, stream, &a->workspace, e);
+    if (rc)
+        return rc;
+    a->workspace_bytes = bytes;
+    rc = launch(p, a, stream, e);
+    k->backend->give(k, a->workspace, stream);
+    return rc;
+}
+
 /* Launches with a workspace of the context's. */
 static int launch_with_spare(const attnc_plan *p, attnc_args *a, void *stream,
                              Err *e) {
@@ -144,6 +157,8 @@ static int launch_with_spare(const attnc_plan *p, attnc_args *a, void *stream,
     int rc = workspace(p, a, &bytes, e);
     if (rc || !bytes)
         return rc ? rc : launch(p, a, stream, e);
+    if (p->module->kernel.backend->take)
+        return launch_with_taken(p, a, bytes, stream, e);
     a->workspace = spare_take(p->ctx, bytes, &have);
     if (!a->workspace)
         return err_set(e, ATTNC_E_MEMORY, "launch", "workspace",

@@ -285,6 +285,14 @@ static const char *const options_all[] = {"--std=c++17", "--ptxas-options=-v",
                                           "--ptxas-options=-O3"};
 enum { OPTIONS = sizeof options_all / sizeof *options_all };
 
+/* From 12.9 on NVRTC starts the driver to keep what it compiled in the
+ * driver's cache; attnc has its own. */
+static const char no_cache[] = "--no-cache";
+
+static bool has_cache(void) {
+    return nvrtc.major > 12 || (nvrtc.major == 12 && nvrtc.minor >= 9);
+}
+
 void nvrtc_options(Str *out) {
     for (int i = 0; i < OPTIONS; i++)
         str_addf(out, " %s", options_all[i]);
@@ -292,10 +300,11 @@ void nvrtc_options(Str *out) {
 
 static int compile(const CudaJob *j, Program p, const char *arch, bool ptx,
                    Blob *out, Str *log, Err *e) {
-    const char *options[OPTIONS + 1];
+    const char *options[OPTIONS + 2];
     memcpy(options, options_all, sizeof options_all);
     options[OPTIONS] = arch;
-    int status = nvrtc.CompileProgram(p, OPTIONS + 1, options);
+    options[OPTIONS + 1] = no_cache;
+    int status = nvrtc.CompileProgram(p, OPTIONS + 1 + has_cache(), options);
     int rc = read_log(p, log, e);
     if (!rc && status)
         rc = failed(j, log->text ? log->text : "", e);

@@ -366,6 +366,18 @@ int probe_cpu(const char *dir, Device *d, Err *e) {
     return probe_here(dir, true, d, e);
 }
 
+/* "" or ":N", the driver's number of a GPU. */
+static int probe_gpu(const char *number, Device *d, Err *e) {
+    int64_t n = 0;
+    if (*number && (!slice_int((Slice){number + 1, strlen(number + 1)}, &n) ||
+                    n < 0 || n > 1023))
+        return err_set(e, ATTNC_E_REQUEST, "device", "target",
+                       "'cuda%s' is not a GPU; accepted: cuda, cuda:0, cuda:1 "
+                       "..",
+                       number);
+    return cuda_query((int)n, d, e);
+}
+
 static int probe(const char *target, const char *dir, bool keep, Device *d,
                  Err *e) {
     char name[64];
@@ -377,12 +389,11 @@ static int probe(const char *target, const char *dir, bool keep, Device *d,
                        "or a device, then @figure=value,..",
                        target);
     snprintf(name, sizeof name, "%.*s", (int)len, target);
-    if (!strncmp(name, "emu:", 4))
-        return err_set(e, ATTNC_E_REQUEST, "device", "target",
-                       "emulated devices are not in this version; nearest: "
-                       "cpu");
     bool here = !strcmp(name, "auto") || !strcmp(name, "cpu");
-    int rc = here ? probe_here(dir, keep, d, e) : device_find(name, d, e);
+    bool gpu = !strncmp(name, "cuda", 4) && (!name[4] || name[4] == ':');
+    int rc = gpu    ? probe_gpu(name + 4, d, e)
+             : here ? probe_here(dir, keep, d, e)
+                    : device_find(name, d, e);
     return rc || !pairs ? rc : device_override(d, pairs, e);
 }
 

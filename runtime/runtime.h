@@ -66,9 +66,17 @@ typedef struct Backend {
     int (*launch)(attnc_context *c, const Plan *p, const Kernel *k,
                   const attnc_args *a, void *stream, Err *e);
     void (*free)(Kernel *k);
+    /* Bytes a thread spills, by the compile log; NULL: does not tell. */
+    int64_t (*spills)(const Plan *p, const char *log);
+    bool own_compiler;  /* not the children of compile.c */
+    bool device_memory; /* tensors and lengths are not the host's */
+    /* Workspace for one launch on the stream; NULL: the host's memory. */
+    int (*take)(const Kernel *k, size_t bytes, void *stream, void **out,
+                Err *e);
+    void (*give)(const Kernel *k, void *workspace, void *stream);
 } Backend;
 
-extern const Backend backend_cpu;
+extern const Backend backend_cpu, backend_cuda;
 
 /* ---- probe.c ----------------------------------------------------------- */
 
@@ -122,6 +130,11 @@ typedef struct CompileJob {
 int compile_cpu(const CompileJob *j, Blob *out, char version[96], Str *log,
                 Err *e);
 
+/* CUDA text -> PTX by clang's own back end, for a machine without NVRTC: of
+ * the newest arch, not above the job's, that this clang knows. */
+int compile_ptx(const CompileJob *j, Blob *out, char version[96], Str *log,
+                Err *e);
+
 /* The options for an arch, as text. */
 void compile_options(const char *arch, Str *out);
 
@@ -157,6 +170,16 @@ typedef struct Usage {
 } Usage;
 /* From a compile log; false: the entry is not in it. */
 bool usage_read(const char *log, const char *entry, Usage *out);
+
+/* ---- cuda.c: the driver's GPUs ----------------------------------------- */
+
+/* GPUs the driver has; 0 with *e set: why there is none to ask. */
+int cuda_count(Err *e);
+/* Fills *d from a GPU; what the driver does not tell comes from the most like
+ * chip of the table. */
+int cuda_query(int ordinal, Device *d, Err *e);
+/* The first GPU that runs code of an arch; -1: none here. */
+int cuda_ordinal(const char *arch);
 
 /* ---- child.c ----------------------------------------------------------- */
 
@@ -265,6 +288,8 @@ typedef struct Layout {
 } Layout;
 int layout_make(const Plan *p, const int64_t dims[DIM_COUNT], int workers,
                 Layout *out, Err *e);
+/* Is the launch's workspace there, aligned and large enough? */
+int layout_check(const Layout *l, const attnc_args *a, Err *e);
 /* Value of one kernel argument, as the 8 bytes of its slot. */
 uint64_t slot_value(const Plan *p, const Param *param, const attnc_args *a,
                     const Layout *l);

@@ -73,6 +73,20 @@ int layout_make(const Plan *p, const int64_t dims[DIM_COUNT], int workers,
     return 0;
 }
 
+int layout_check(const Layout *l, const attnc_args *a, Err *e) {
+    if (!l->total)
+        return 0;
+    if (!a->workspace || (uintptr_t)a->workspace % LINE)
+        return err_set(e, ATTNC_E_WORKSPACE, "launch", "workspace",
+                       "%p; accepted: %lld bytes at a multiple of %d",
+                       a->workspace, (long long)l->total, LINE);
+    if (a->workspace_bytes < (size_t)l->total)
+        return err_set(e, ATTNC_E_WORKSPACE, "launch", "workspace_bytes",
+                       "%zu; this launch needs %lld", a->workspace_bytes,
+                       (long long)l->total);
+    return 0;
+}
+
 static uint64_t float_bits(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
