@@ -284,7 +284,7 @@ static double pressure(const attnc_spec *s, const Device *d, const Tile *t,
                        Figures *f) {
     f->registers = tile_cuda_registers(s, d, t);
     double share = f->registers / tile_cuda_register_limit(d, t);
-    return 1 + 0.3 * fmax(0, share - 0.85);
+    return 1 + 0.5 * fmax(0, share - 0.85);
 }
 
 static void fwd(const attnc_spec *s, const attnc_shape *h, const Device *d,

@@ -64,8 +64,10 @@ static void set_fwd(Tile *t, const Fwd *f) {
 
 /* ---- registers ---------------------------------------------------------- */
 
-/* Addresses, loop counters, lengths, bounds: what a thread holds besides. */
-enum { OTHER_REGISTERS = 30 };
+/* Besides, fitted to what ptxas made without spilling: addresses, counters,
+ * lengths and bounds; what goes with copies that wait in registers; and a part
+ * of the scores beyond 64 on their way to weights. */
+enum { OTHER_REGISTERS = 30, HELD_REGISTERS = 34, SCORES_EASY = 64 };
 
 static int ceil_div(int a, int b) {
     return (a + b - 1) / b;
@@ -77,7 +79,8 @@ static int copy_registers(const Device *d, const Fwd *f, const CudaSmem *m,
     int64_t bytes = m->k_bytes > m->v_bytes ? m->k_bytes : m->v_bytes;
     if (d->cp_async)
         return 0;
-    return (int)(bytes * elem / (f->mma ? elem : 4)) / (f->warps * WARP * 4);
+    return (int)(bytes * elem / (f->mma ? elem : 4)) / (f->warps * WARP * 4) +
+           HELD_REGISTERS;
 }
 
 /* Per m16 tile of rows: 4 registers for each n8 tile of O and S, the
@@ -87,7 +90,8 @@ static int mma_registers(const Fwd *f, const CudaSmem *m, int elem) {
     int tiles = f->rows / 16;
     int o = tiles * (int)m->dim_v / 2, scores = tiles * f->block_k / 2;
     int q = f->q_regs ? tiles * (int)m->dim * elem / 8 : tiles * 4;
-    return o + scores + q + tiles * 4 + 8;
+    int more = scores > SCORES_EASY ? (scores - SCORES_EASY) / 8 : 0;
+    return o + scores + more + q + tiles * 4 + 8;
 }
 
 /* A thread has a quarter of the warp's rows, an eighth of the keys and dims;
@@ -232,16 +236,27 @@ typedef struct Walk {
     Tile *t;
     void (*fn)(void *user, const Tile *t);
     void *user;
+    double flops;
 } Walk;
 
-/* A launch this long may take a compile that is twice as long. */
-static const double LONG_LAUNCH = 4e12; /* flops of the two products */
+/* Compiling takes 1 to 2 ms for each mma of the loop's unrolled body. Launches
+ * that are short (in flops of the two products) get a short body, 250 ms in
+ * all; only long ones a loop of its own for boundary tiles, which doubles it. */
+static const double SHORT_LAUNCH = 1e11, LONG_LAUNCH = 4e12;
+enum { BODY_SHORT = 144, BODY_MOST = 320 };
 
-static bool may_peel(const Walk *w) {
-    double flops = 2.0 * (double)w->h->batch * (double)w->h->heads *
-                   model_visible(w->s, w->h) *
-                   (w->s->head_dim + w->s->head_dim_v);
-    return w->s->mask != ATTNC_MASK_NONE && flops >= LONG_LAUNCH;
+static double flops_of(const Walk *w) {
+    return 2.0 * (double)w->h->batch * (double)w->h->heads *
+           model_visible(w->s, w->h) * (w->s->head_dim + w->s->head_dim_v);
+}
+
+/* m16n8k16 products of one warp in one step. */
+static bool short_enough(const Walk *w, const Fwd *f) {
+    int dims = ceil_div(w->s->head_dim, 16) + ceil_div(w->s->head_dim_v, 16);
+    int body = f->rows / 16 * ceil_div(f->block_k, 8) * dims;
+    bool least = f->rows == 16 && f->block_k <= 32;
+    return !f->mma || least ||
+           body <= (w->flops < SHORT_LAUNCH ? BODY_SHORT : BODY_MOST);
 }
 
 /* More blocks of an SM, up to one too many, to show the limit. */
@@ -258,7 +273,8 @@ static void walk_blocks(const Walk *w, Fwd *f) {
 }
 
 static void walk_variants(const Walk *w, Fwd *f) {
-    int stages = w->d->cp_async ? 4 : 2, peels = may_peel(w);
+    int stages = w->d->cp_async ? 4 : 2;
+    int peels = w->s->mask != ATTNC_MASK_NONE && w->flops >= LONG_LAUNCH;
     for (f->stages = 2; f->stages <= stages; f->stages++)
         for (f->q_regs = 0; f->q_regs <= f->mma; f->q_regs++)
             for (f->peel = 0; f->peel <= peels; f->peel++)
@@ -271,7 +287,8 @@ static void walk_keys(const Walk *w, Fwd *f) {
     int n = f->mma ? 10 : 5;
     for (int i = 0; i < n; i++) {
         f->block_k = f->mma ? wide[i] : narrow[i];
-        walk_variants(w, f);
+        if (short_enough(w, f))
+            walk_variants(w, f);
     }
 }
 
@@ -299,7 +316,8 @@ static void walk_combine(const Walk *w) {
 void tile_cuda_each(const attnc_spec *s, const attnc_shape *h, const Device *d,
                     Tile *t, void (*fn)(void *user, const Tile *t),
                     void *user) {
-    Walk w = {s, h, d, t, fn, user};
+    Walk w = {s, h, d, t, fn, user, 0};
+    w.flops = flops_of(&w);
     if (t->family == TILE_cuda_combine)
         walk_combine(&w);
     else
@@ -312,12 +330,13 @@ void tile_cuda_safe(Tile *t) {
         t->v[T_cuda_combine_split_k] = 1024;
         return;
     }
+    /* Two warps: without cp.async a tile of K waits in their registers. */
     bool mma = t->family == TILE_mma_fwd;
     int unit = mma ? 16 : 8;
     Fwd f = {.mma = mma,
-             .block_q = unit,
+             .block_q = 2 * unit,
              .block_k = unit,
-             .warps = 1,
+             .warps = 2,
              .rows = unit,
              .stages = 2,
              .blocks = 1};

@@ -77,7 +77,7 @@ static void reasons_name_the_limit(void **state) {
     expect_illegal(&a100, s, "block_k=256",
                    "blocks=2 need 329728 bytes of SRAM, an SM has 167936");
     expect_illegal(&a100, s, "block_k=256,blocks=1",
-                   "wants 438 registers a thread, there are 255 with blocks=1");
+                   "wants 462 registers a thread, there are 255 with blocks=1");
     expect_illegal(&a100, s, "blocks=33",
                    "blocks=33 is out of range; accepted 1..32");
     expect_illegal(&t4, s, "stages=3",
@@ -148,6 +148,7 @@ static void families_follow_from_dtype_and_units(void **state) {
         int family;
     } rows[] = {
         {"T4", "dtype=f16", TILE_mma_fwd},
+        {"T4", "dtype=f16 head_dim=256", TILE_mma_fwd},
         {"T4", "dtype=bf16", TILE_fma_fwd},
         {"T4", "dtype=f32 f32_math=tf32", TILE_fma_fwd},
         {"A100", "dtype=bf16", TILE_mma_fwd},
@@ -266,9 +267,10 @@ static void the_search_holds_what_others_measured_best(void **state) {
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         attnc_spec s = spec(rows[i].spec);
         Device d = device(rows[i].gpu);
+        attnc_shape h = ATTNC_SHAPE_DEFAULT;
         Tile want = tile(TILE_mma_fwd, rows[i].tile);
-        int n = tile_enumerate(&s, &ATTNC_SHAPE_DEFAULT, &d, TILE_mma_fwd,
-                               found, MANY);
+        h.seqlen_q = h.seqlen_k = 8192;
+        int n = tile_enumerate(&s, &h, &d, TILE_mma_fwd, found, MANY);
         bool among = false;
         assert_true(n > 100 && n < MANY);
         for (int k = 0; k < n; k++)
@@ -299,6 +301,26 @@ static void the_search_has_no_tile_twice(void **state) {
     }
 }
 
+/* Products of one warp in one step: 1 to 2 ms of compiling each. */
+static void short_launches_get_short_loops(void **state) {
+    (void)state;
+    attnc_spec s = spec("dtype=f16 head_dim=128");
+    Device d = device("A100");
+    attnc_shape h = ATTNC_SHAPE_DEFAULT;
+    int longest[2] = {0};
+    for (int i = 0; i < 2; i++) {
+        h.seqlen_q = h.seqlen_k = i ? 16384 : 1024;
+        int n = tile_enumerate(&s, &h, &d, TILE_mma_fwd, found, MANY);
+        for (int k = 0; k < n; k++) {
+            const int32_t *v = found[k].tile.v;
+            int body = v[T_mma_fwd_rows] / 16 * v[T_mma_fwd_block_k] / 8 * 16;
+            longest[i] = body > longest[i] ? body : longest[i];
+        }
+    }
+    assert_in_range(longest[0], 64, 144);
+    assert_in_range(longest[1], 256, 320);
+}
+
 /* The untuned first pick compiles fast, unless the launches will be long. */
 static void peeling_waits_for_long_launches(void **state) {
     (void)state;
@@ -327,6 +349,7 @@ int main(void) {
         cmocka_unit_test(known_sizes),
         cmocka_unit_test(the_search_holds_what_others_measured_best),
         cmocka_unit_test(the_search_has_no_tile_twice),
+        cmocka_unit_test(short_launches_get_short_loops),
         cmocka_unit_test(peeling_waits_for_long_launches),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
