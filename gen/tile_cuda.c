@@ -282,9 +282,9 @@ static void walk_variants(const Walk *w, Fwd *f) {
 }
 
 static void walk_keys(const Walk *w, Fwd *f) {
-    static const int wide[] = {32, 48, 64, 80, 96, 112, 128, 160, 192, 256};
+    static const int wide[] = {16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256};
     static const int narrow[] = {8, 16, 32, 64, 128};
-    int n = f->mma ? 10 : 5;
+    int n = f->mma ? 11 : 5;
     for (int i = 0; i < n; i++) {
         f->block_k = f->mma ? wide[i] : narrow[i];
         if (short_enough(w, f))
