@@ -385,12 +385,54 @@ STAGE void load_q(const struct fwd_args *a, const struct job *w, i64 sub,
         ot[e] = (vec){0};
 }
 
+/* ---- ahead: rows of the next tile come while this one is worked on ----- */
+
+/* Lines of 64 bytes that hold a row of K or of V, the longer of the two. */
+enum { ROW_LINES = ((DIM > DIM_V ? DIM : DIM_V) * sizeof(elem) + 63) / 64 };
+
+/* A sub-block's share of the next tile: lines line .. end - 1, some with each
+ * register tile, for a burst would hold up the loads of this one. */
+struct ahead {
+    const char *k, *v;
+    i64 k_step, v_step; /* bytes from row to row */
+    i64 line, end, each;
+};
+
+/* Shares the rows after a tile out among the sub-blocks; none to fetch when
+ * there is one sub-block: then the rows stream, and the hardware sees it. */
+static struct ahead look_ahead(const struct fwd_args *a, const struct job *w,
+                               const struct tile *t, const struct cut *c, i64 sub) {
+    const i64 subs = (w->rows.count + MICRO - 1) / MICRO;
+    const i64 next = t->lo + t->n, tiles = (c->n + 1) / 2;
+    struct ahead h = {0};
+    if (subs == 1 || next >= w->k_hi)
+        return h;
+    i64 lines = least(w->k_hi - next, BLOCK_K) * ROW_LINES;
+    h.k = (const char *)k_row(a, w, next);
+    h.v = (const char *)v_row(a, w, next);
+    h.k_step = a->k_stride_n * (i64)sizeof(elem);
+    h.v_step = a->v_stride_n * (i64)sizeof(elem);
+    h.line = lines * sub / subs;
+    h.end = lines * (sub + 1) / subs;
+    h.each = (h.end - h.line + tiles - 1) / tiles;
+    return h;
+}
+
+static inline void fetch(struct ahead *h) {
+    const i64 end = least(h->line + h->each, h->end);
+    LOOP for (; h->line < end; h->line++) {
+        i64 row = h->line / ROW_LINES, at = h->line % ROW_LINES * 64;
+        __builtin_prefetch(h->k + row * h->k_step + at);
+        __builtin_prefetch(h->v + row * h->v_step + at);
+    }
+}
+
 /* ---- qk: s[j] = k[j] . q for the keys of a cut ------------------------- */
 /* reads: K rows of the cut, qt   writes: s[n][MICRO], top   syncs: none
  * A register tile is 2 keys by 1 vectors of queries; past the last key it
  * works on the last one again. */
 STAGE void qk(const struct fwd_args *a, const struct tile *t, const struct cut *c,
-              const f32 *qt, f32 *s, vec top[VECS]) {
+              struct ahead *h, const f32 *qt, f32 *s, vec top[VECS]) {
     vec m0 = all(-__builtin_inff());
     const i64 last = c->n - 1;
     const word *k = t->k + c->from * t->k_step;
@@ -400,6 +442,7 @@ STAGE void qk(const struct fwd_args *a, const struct tile *t, const struct cut *
         vec a00 = {0};
         vec a10 = {0};
         const words *q = (const words *)qt;
+        fetch(h);
         LOOP for (i64 e = 0; e < WORDS; e += 2, q += 2 * VECS) {
             {
                 words q0 = q[0];
@@ -563,7 +606,8 @@ static void step_tile(const struct fwd_args *a, const struct job *w, struct tile
     struct cut c;
     if (!cut_tile(w, t, pos, &c))
         return;
-    qk(a, t, &c, qt, s, top);
+    struct ahead h = look_ahead(a, w, t, &c, sub);
+    qk(a, t, &c, &h, qt, s, top);
     int moved = softmax(c.n, s, top, max, sum, fix);
     {
         pv(t, &c, s, ot, fix, moved);
