@@ -11,19 +11,24 @@ precise = S.dtype == "f32"
 -- each, whose sum reaches the sign where a number is Inf or NaN.
 exponents = { f16 = "0x7c007c00u", bf16 = "0x7f807f80u", f32 = "0x7f800000u" }
 last_bits = { f16 = "0x04000400u", bf16 = "0x00800080u", f32 = "0x00800000u" }
-signs = S.dtype == "f32" and "0x80000000u" or "0x80008000u"
+signs = { f16 = "0x80008000u", bf16 = "0x80008000u", f32 = "0x80000000u" }
 emulated = D.prims == "emu"
+
+tensor_names = { "q", "k", "v", "o" }
 
 -- Numbers of one step's tile, under short names.
 function enter(a_step)
     step, T, L = a_step, a_step.tile, a_step.scratch
     args = "Args_" .. step.role
     split = step.role == "fwd_split"
+    threads = step.threads
     if step.role == "combine" then return end
     mma_family = T.q_regs ~= nil
+    q_regs = T.q_regs == 1
     variant = not mma_family and "fma" or precise and "tf32" or "half"
-    threads = step.threads
-    tiles_m = T.rows // 16
+    in_tile = mma_family and S.dtype or "f32" -- type of K and V in shared memory
+    -- Scores are scaled before the maximum is taken; else with the exponential.
+    scaled = scored or not mma_family
     steps_32 = L.dim * elem_bytes // 32 -- of Q K^T, 32 bytes of a row each
     tail_16 = L.dim * elem_bytes % 32 == 16 -- and one of 16 bytes
     keys_step = S.dtype == "f32" and 8 or 16 -- of P V
@@ -31,25 +36,33 @@ function enter(a_step)
     whole_k = P.mult_k % T.block_k == 0 and not S.varlen and not S.lens_k
     whole_q = P.mult_q % T.block_q == 0 and not S.varlen
     tensors = {
-        q = { dim = S.head_dim, kept = L.dim, rows = T.block_q, whole = whole_q },
-        k = { dim = S.head_dim, kept = L.dim, rows = T.block_k, whole = whole_k },
-        v = { dim = S.head_dim_v, kept = L.dim_v, rows = T.block_k, whole = whole_k },
-        o = { dim = S.head_dim_v, kept = L.dim_v, rows = T.block_q, whole = whole_q },
+        q = { dim = S.head_dim, kept = L.dim, rows = T.block_q, whole = whole_q, pitch = L.q_pitch },
+        k = { dim = S.head_dim, kept = L.dim, rows = T.block_k, whole = whole_k, pitch = L.q_pitch },
+        v = { dim = S.head_dim_v, kept = L.dim_v, rows = T.block_k, whole = whole_k,
+            pitch = L.v_pitch },
+        o = { dim = S.head_dim_v, kept = L.dim_v, rows = T.block_q, whole = whole_q,
+            pitch = L.v_pitch },
     }
-    for name, x in pairs(tensors) do
+    for _, name in ipairs(tensor_names) do
+        local x = tensors[name]
         x.name, x.bytes, x.kept_bytes = name, x.dim * elem_bytes, x.kept * elem_bytes
         x.align = math.max(P["align_" .. name], elem_bytes)
-        x.piece = math.min(x.align, unit_of(x.bytes)) -- of loads and stores
-        x.pages, x.chunks = pages(x.kept_bytes), 0 -- of 16 bytes, one thread's
+        x.size = mma_family and 16 or 4 * elem_bytes -- a chunk's, where it comes from
+        x.piece = math.min(x.align, unit_of(x.bytes), x.size) -- of loads and stores
+        x.pages = mma_family and pages(x.kept_bytes)
+            or { { at = 0, width = x.pitch, chunks = x.kept // 4, swizzle = "0" } }
+        x.step = threads % x.pages[1].chunks == 0 and name ~= "q" -- rows by equal steps
+        x.chunks = 0 -- of 16 bytes, one thread's
         for i, p in ipairs(x.pages) do
             p.last = i == #x.pages
             p.first, p.count = x.chunks, (x.rows * p.chunks + threads - 1) // threads
             p.left = x.bytes - p.at -- of the row's bytes, from here on
+            p.full = p.left >= p.chunks * x.size
             x.chunks = x.chunks + p.count
         end
         -- How it is copied: by cp.async, by loads and stores at once, or by
         -- loads that wait in registers until the tile is free.
-        x.mode = D.cp_async == 1 and (x.align >= 4 and "async" or "direct")
+        x.mode = D.cp_async == 1 and (x.align >= 4 and x.size == 16 and "async" or "direct")
             or name == "q" and "direct" or "held"
     end
     held = tensors.k.mode == "held"

@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The emulated backend: CUDA C compiled by clang for this machine and run by
+ * the emulated device. Each launch takes another schedule, and its faults are
+ * its error. Tensors are host memory. */
+#include <dlfcn.h>
+#include <stdlib.h>
+
+#include "emu.h"
+#include "runtime.h"
+
+/* A loaded module; one launch at a time. */
+typedef struct Machine {
+    void *handle;
+    Emu *emu;
+    pthread_mutex_t lock;
+    uint64_t launches; /* seed of the next one */
+} Machine;
+
+static void kind(const Plan *p, Str *out) {
+    (void)p;
+    str_addf(out, "emulated shared object;");
+    compile_options("emulated", out);
+}
+
+static int compile(attnc_context *c, const Plan *p, const Source *s, Blob *out,
+                   char compiler[96], Str *log, Err *e) {
+    const CompileJob job = {
+        .compiler = context_compiler(c),
+        .arch = "emulated",
+        .dir = c->cache ? cache_dir(c->cache) : NULL,
+        .source = s,
+        .templates = c->templates,
+    };
+    if (!job.compiler->clang)
+        return err_set(e, ATTNC_E_MISSING, "compile", "target",
+                       "emu:%s needs clang, not %s", p->device.arch,
+                       job.compiler->path);
+    return compile_cpu(&job, out, compiler, log, e);
+}
+
+/* ---- loading ------------------------------------------------------------ */
+
+static void unload(Kernel *k) {
+    Machine *m = k->module;
+    if (m) {
+        if (m->handle)
+            dlclose(m->handle);
+        emu_destroy(m->emu);
+        pthread_mutex_destroy(&m->lock);
+        free(m);
+    }
+    *k = (Kernel){0};
+}
+
+static int find_entries(const Plan *p, const Machine *m, Kernel *k, Err *e) {
+    const EmuTable **table = dlsym(m->handle, "attnc_emu");
+    for (int i = 0; table && i < p->nstep; i++) {
+        k->entry[i] = dlsym(m->handle, p->step[i].entry);
+        table = k->entry[i] ? table : NULL;
+    }
+    if (!table)
+        return err_set(e, ATTNC_E_INTERNAL, "load", NULL,
+                       "the object has no entry %s", p->step[0].entry);
+    *table = emu_table();
+    return 0;
+}
+
+static int load(attnc_context *c, const Plan *p, const Blob *b, Kernel *k,
+                Err *e) {
+    (void)c;
+    Machine *m = calloc(1, sizeof *m);
+    k->backend = &backend_emulated;
+    k->module = m;
+    if (m)
+        pthread_mutex_init(&m->lock, NULL);
+    if (!m || !(m->emu = emu_create()))
+        return err_set(e, ATTNC_E_MEMORY, "load", NULL, "no memory");
+    m->handle = load_object(b, e);
+    return m->handle ? find_entries(p, m, k, e) : e->code;
+}
+
+/* ---- what a launch may touch --------------------------------------------- */
+
+/* Everything one launch needs. */
+typedef struct Launch {
+    attnc_context *context;
+    const Plan *plan;
+    const attnc_args *args;
+    Emu *emu;
+    int64_t dims[DIM_COUNT];
+    Layout layout;
+} Launch;
+
+/* From the first to the last byte of the rows; strides may be negative. */
+static int add_tensor(const Launch *n, const char *name, const attnc_tensor *t,
+                      int64_t heads, const int32_t *cu, int64_t rows, int dim,
+                      int access) {
+    const attnc_args *a = n->args;
+    int bytes = dtype_bytes(n->plan->spec.dtype);
+    int64_t batch = n->plan->spec.varlen ? 1 : a->batch, low = 0, high = dim;
+    rows = cu ? cu[a->batch] : rows;
+    const int64_t count[] = {batch, heads, rows};
+    const int64_t stride[] = {t->stride_b, t->stride_h, t->stride_n};
+    for (int i = 0; i < 3; i++) {
+        if (count[i] < 1)
+            return 0;
+        int64_t span = (count[i] - 1) * stride[i];
+        *(span < 0 ? &low : &high) += span;
+    }
+    return emu_buffer(n->emu, (const char *)t->data + low * bytes,
+                      (size_t)(high - low) * (size_t)bytes, name, access);
+}
+
+static int add_array(const Launch *n, const char *name, const void *p,
+                     int64_t count, int access) {
+    if (!p || count < 1)
+        return 0;
+    return emu_buffer(n->emu, p, (size_t)count * 4, name, access);
+}
+
+static int add_arguments(const Launch *n) {
+    const attnc_args *a = n->args;
+    const attnc_spec *s = &n->plan->spec;
+    const int32_t *cu_q = s->varlen ? a->cu_seqlens_q : NULL;
+    const int32_t *cu_k = s->varlen ? a->cu_seqlens_k : NULL;
+    int64_t nq = cu_q ? cu_q[a->batch] : a->seqlen_q, entries = a->batch + 1;
+    int64_t lse = (a->heads - 1) * a->lse_stride_h + nq;
+    lse += cu_q ? 0 : (a->batch - 1) * a->lse_stride_b;
+    int rc = add_tensor(n, "q", &a->q, a->heads, cu_q, a->seqlen_q, s->head_dim,
+                        EMU_READ);
+    rc = rc ? rc
+            : add_tensor(n, "k", &a->k, a->kv_heads, cu_k, a->seqlen_k,
+                         s->head_dim, EMU_READ);
+    rc = rc ? rc
+            : add_tensor(n, "v", &a->v, a->kv_heads, cu_k, a->seqlen_k,
+                         s->head_dim_v, EMU_READ);
+    rc = rc ? rc
+            : add_tensor(n, "o", &a->o, a->heads, cu_q, a->seqlen_q,
+                         s->head_dim_v, EMU_WRITE_ONCE);
+    rc = rc ? rc : add_array(n, "lse", a->lse, lse, EMU_WRITE_ONCE);
+    rc = rc ? rc : add_array(n, "cu_seqlens_q", cu_q, entries, EMU_READ);
+    rc = rc ? rc : add_array(n, "cu_seqlens_k", cu_k, entries, EMU_READ);
+    rc = rc ? rc : add_array(n, "lens_k", a->lens_k, a->batch, EMU_READ);
+    rc = rc ? rc : add_array(n, "slopes", a->slopes, a->heads, EMU_READ);
+    return rc ? rc : add_array(n, "sink", a->sink, a->heads, EMU_READ);
+}
+
+static int add_buffers(const Launch *n) {
+    int rc = 0;
+    for (int i = 0; i < n->plan->nbuf && !rc; i++) {
+        const Buf *b = &n->plan->buf[i];
+        rc = emu_buffer(n->emu, (char *)n->args->workspace + n->layout.buf[i],
+                        (size_t)(extent_size(&b->extent, n->dims) * b->fixed *
+                                 b->elem_bytes),
+                        b->name, EMU_WRITE);
+    }
+    return rc;
+}
+
+/* ---- faults -------------------------------------------------------------- */
+
+/* "cuda/stage/qk.cu.in:33", by emitting the module once more: its text is not
+ * kept with the object. */
+static void describe_place(const Launch *n, uint32_t line, Str *out) {
+    Err none = {0};
+    Source s = {0};
+    const struct LuaApi *lua = lua_find(&none);
+    const Templates *t = n->context->templates;
+    uint32_t from = 0;
+    if (lua && !emit_module(n->plan, t, lua, &s, &none) && line <= s.nline)
+        from = line ? s.line[line - 1] : 0;
+    if (from)
+        str_addf(out, "%s:%u", t->t[from >> 16].name, from & 0xffff);
+    else
+        str_addf(out, "line %u", line);
+    source_free(&s);
+}
+
+static int report(const Launch *n, const EmuReport *r, Err *e) {
+    int shown = r->nfault < 8 ? r->nfault : 8;
+    for (int i = 0; i < shown; i++) {
+        const EmuFault *f = &r->fault[i];
+        Str s = {0};
+        describe_place(n, f->line, &s);
+        if (f->other) {
+            str_addf(&s, " and ");
+            describe_place(n, f->other, &s);
+        }
+        str_addf(&s, ": %s: %s (block %u, warp %d, lane %d; %llu times)",
+                 emu_fault_sentence(f->kind), f->text, f->block[0], f->warp,
+                 f->lane, (unsigned long long)f->times);
+        if (i == 0)
+            err_set(e, ATTNC_E_LAUNCH, "launch", "kernel", "%s",
+                    s.text ? s.text : "out of memory");
+        else
+            context_log(n->context, ATTNC_LOG_WARNING, "%s", s.text);
+        str_free(&s);
+    }
+    return e->code;
+}
+
+/* ---- launch -------------------------------------------------------------- */
+
+static int run_step(const Launch *n, const Step *s, void *entry, uint64_t seed,
+                    Err *e) {
+    uint64_t slots[STEP_PARAMS];
+    int64_t blocks = extent_size(&s->grid, n->dims);
+    EmuReport r = {0};
+    EmuConfig config = {.seed = seed,
+                        .async_mode = (int)(seed % 3),
+                        .race = true,
+                        .resident = 1 + (int)(seed / 3 % 2)};
+    if (blocks < 0 || blocks > INT32_MAX)
+        return err_set(e, ATTNC_E_REQUEST, "launch", NULL,
+                       "step %s has too many blocks; accepted: up to %d",
+                       role_name(s->role), INT32_MAX);
+    for (int i = 0; i < s->nparam; i++)
+        slots[i] = slot_value(n->plan, &s->param[i], n->args, &n->layout);
+    int rc = emu_launch(n->emu, &config, (EmuEntry)(uintptr_t)entry, slots,
+                        (EmuDim){(uint32_t)blocks, 1, 1},
+                        (EmuDim){(uint32_t)s->threads, 1, 1},
+                        (uint32_t)s->smem_bytes, &r);
+    if (rc == ERR_MEMORY)
+        err_set(e, ATTNC_E_MEMORY, "launch", NULL, "no memory");
+    else if (r.faults)
+        report(n, &r, e);
+    emu_report_free(&r);
+    return e->code;
+}
+
+static int run_steps(const Launch *n, const Kernel *k, Machine *m, Err *e) {
+    uint64_t seed = m->launches++;
+    emu_forget(m->emu);
+    if (add_arguments(n) || add_buffers(n))
+        return err_set(e, ATTNC_E_MEMORY, "launch", NULL, "no memory");
+    for (int i = 0; i < n->plan->nstep && !e->code; i++)
+        run_step(n, &n->plan->step[i], k->entry[i], seed, e);
+    return e->code;
+}
+
+static int launch(attnc_context *c, const Plan *p, const Kernel *k,
+                  const attnc_args *a, void *stream, Err *e) {
+    Machine *m = k->module;
+    Launch n = {.context = c, .plan = p, .args = a, .emu = m->emu};
+    if (stream)
+        return err_set(e, ATTNC_E_REQUEST, "launch", "stream",
+                       "given, but the device is emulated; accepted: NULL");
+    dims_fill(a, n.dims);
+    if (layout_make(p, n.dims, 0, &n.layout, e) ||
+        layout_check(&n.layout, a, e))
+        return e->code;
+    pthread_mutex_lock(&m->lock);
+    run_steps(&n, k, m, e);
+    pthread_mutex_unlock(&m->lock);
+    return e->code;
+}
+
+const Backend backend_emulated = {.name = "emulated",
+                                  .kind = kind,
+                                  .compile = compile,
+                                  .load = load,
+                                  .launch = launch,
+                                  .free = unload};
