@@ -262,8 +262,20 @@ static int check_score(const attnc_spec *s, const attnc_args *a, Err *e) {
     return 0;
 }
 
+/* Kernels of GPUs count the rows that share a key head in 31 bits. */
+static int check_rows(const Plan *p, const attnc_args *a, Err *e) {
+    int64_t group = a->heads / a->kv_heads;
+    if (p->device.kind != DEVICE_CPU && a->seqlen_q > LENGTH_MAX / group)
+        REFUSE("seqlen_q",
+               "%lld queries of %lld heads share keys; accepted: %lld queries",
+               (long long)a->seqlen_q, (long long)group,
+               (long long)(LENGTH_MAX / group));
+    return 0;
+}
+
 int args_check(const Plan *p, const attnc_args *a, Err *e) {
     int rc = args_check_sizes(a, e);
+    rc = rc ? rc : check_rows(p, a, e);
     rc = rc ? rc : check_lengths(p, a, e);
     rc = rc ? rc : check_tensors(p, a, e);
     rc = rc ? rc : check_promises(p, a, e);

@@ -92,7 +92,8 @@ static int choose_device(attnc_context *c, Err *e) {
                  : probe_target(target, dir, &c->device, e);
     static const Backend *const backends[] = {[DEVICE_CPU] = &backend_cpu,
                                               [DEVICE_CUDA] = &backend_cuda,
-                                              [DEVICE_EMULATED] = NULL};
+                                              [DEVICE_EMULATED] =
+                                                  &backend_emulated};
     c->backend = rc ? NULL : backends[c->device.kind];
     return rc;
 }

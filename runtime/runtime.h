@@ -76,7 +76,7 @@ typedef struct Backend {
     void (*give)(const Kernel *k, void *workspace, void *stream);
 } Backend;
 
-extern const Backend backend_cpu, backend_cuda;
+extern const Backend backend_cpu, backend_cuda, backend_emulated;
 
 /* ---- probe.c ----------------------------------------------------------- */
 

@@ -68,7 +68,7 @@ OPTIONS = (
     (("--cu-seqlens-q", "0,5", "--seqlen", "7"), ("seqlen_q",)),
     (("--threads", "0"), ("--threads", "1")),
     (("--data-seed", "-1"), ("--data-seed", "0")),
-    (("--target", "emu:sm_80"), ("emu:sm_80", "not in this version")),
+    (("--target", "emu:avx2"), ("emu:avx2", "emu:sm_80")),
     (("--target", "H100"), ("H100", "not in this version")),
     (("--target", "sm_90a"), ("sm_90a", "not in this version")),
     (("--target", "avx3"), ("avx3", "avx2")),

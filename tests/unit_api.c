@@ -229,7 +229,7 @@ static void bad_options_are_refused(void **state) {
     attnc_context *c;
     const struct {
         const char *target, *text;
-    } targets[] = {{"emu:sm_80", "emulated"},
+    } targets[] = {{"emu:avx2", "emulated"},
                    {"", "target"},
                    {"nothing", "nothing"},
                    {"cpu@cores=0", "cores"},

@@ -187,7 +187,7 @@ static void wrong_targets_are_refused_with_a_reason(void **state) {
         const char *target, *text;
     } cases[] = {
         {"", "accepted: auto, cpu"},      {"@cores=2", "accepted: auto, cpu"},
-        {"emu:sm_80", "nearest: cpu"},    {"avx3", "nearest: avx2"},
+        {"emu:avx2", "nearest: emu"},     {"avx3", "nearest: avx2"},
         {"cpu@core=2", "nearest: cores"}, {"cpu@cores=x", "cores"},
         {"cpu@cores=-1", "cores"},
     };

@@ -21,22 +21,13 @@ static const char *target(const Options *o) {
     return text ? text : "auto";
 }
 
-/* Targets that later versions bring, before the device table is asked. */
-static int check_target(const Options *o, Err *e) {
-    if (strncmp(target(o), "emu:", 4) == 0)
-        return option_bad(
-            o, OPT_target, e,
-            "emulated devices are not in this version; accepted: "
-            "auto, cpu, avx2, avx512, avx512bf16, neon, portable");
-    return 0;
-}
-
 static int check_kind(const Options *o, const Device *d, Err *e) {
-    if (d->kind == DEVICE_CPU)
+    if (d->kind != DEVICE_CUDA)
         return 0;
-    return option_bad(o, OPT_target, e,
-                      "CUDA kernels are not in this version; accepted: auto, "
-                      "cpu, avx2, avx512, avx512bf16, neon, portable");
+    return option_bad(
+        o, OPT_target, e,
+        "CUDA kernels are not in this version; accepted: auto, "
+        "cpu, avx2, avx512, avx512bf16, neon, portable, emu:ARCH");
 }
 
 int session_cache(Cache **out, Err *e) {
@@ -46,10 +37,8 @@ int session_cache(Cache **out, Err *e) {
 
 int session_device(const Options *o, Device *out, Err *e) {
     Cache *cache = NULL;
-    int rc = check_target(o, e);
-    rc = rc ? rc : session_cache(&cache, e);
+    int rc = session_cache(&cache, e);
     rc = rc ? rc : probe_target(target(o), cache_dir(cache), out, e);
-    rc = rc ? rc : check_kind(o, out, e);
     cache_close(cache);
     return rc;
 }
@@ -71,9 +60,6 @@ int session_templates(const Templates **out, Err *e) {
 int session_open(const Options *o, int threads, attnc_context **out, Err *e) {
     attnc_options options = ATTNC_OPTIONS_INIT;
     const char *off = getenv("ATTNC_NO_COMPILE");
-    int rc = check_target(o, e);
-    if (rc)
-        return rc;
     options.target = target(o);
     options.no_compile = off && off[0] && strcmp(off, "0") != 0;
     options.compilers = getenv("ATTNC_COMPILERS");
@@ -83,8 +69,8 @@ int session_open(const Options *o, int threads, attnc_context **out, Err *e) {
     if (attnc_context_create(&options, out) != 0)
         return session_error(e);
     const Device *device = &(*out)->device;
-    rc = check_kind(o, device, e);
-    if (rc == 0 && !probe_runs(device->arch))
+    int rc = check_kind(o, device, e);
+    if (rc == 0 && device->kind == DEVICE_CPU && !probe_runs(device->arch))
         rc = err_set(e, ATTNC_E_MISSING, "command", NULL,
                      "--target %s: this machine cannot run %s; nearest: cpu",
                      target(o), device->arch);
