@@ -69,8 +69,7 @@ OPTIONS = (
     (("--threads", "0"), ("--threads", "1")),
     (("--data-seed", "-1"), ("--data-seed", "0")),
     (("--target", "emu:avx2"), ("emu:avx2", "emu:sm_80")),
-    (("--target", "H100"), ("H100", "not in this version")),
-    (("--target", "sm_90a"), ("sm_90a", "not in this version")),
+    (("--target", "sm_90"), ("sm_90", "sm_90a")),
     (("--target", "avx3"), ("avx3", "avx2")),
     (("--target", "avx2@coers=4"), ("coers", "cores")),
     (("--tile", "block_z=3"), ("block_z", "block_")),
@@ -103,8 +102,7 @@ class Requests(Case):
         for verb, *args in (("run", "--do", "do.npy"),
                             ("run", "--dropout-mask", "m.npy"),
                             ("explain", "--print-blocks"),
-                            ("explain", "--head", "0"),
-                            ("emit", "--cubin"), ("emit", "--ptx")):
+                            ("explain", "--head", "0")):
             self.refused(verb, *args, says=(args[0], "not in this version"))
 
     def test_verbs(self):

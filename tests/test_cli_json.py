@@ -252,7 +252,8 @@ class Emit(Case):
 class Others(Case):
     def test_devices(self):
         j = self.object("devices")
-        self.assertEqual(list(j), ["machine", "known", "compilers",
+        self.assertEqual(list(j), ["machine", "known", "gpus", "no_gpu",
+                                   "nvrtc", "compilers",
                                    "looked_for", "lua"])
         names = [d["name"] for d in j["known"]]
         for name in ("H100", "T4", "RTX 4090", "neon"):

@@ -198,6 +198,9 @@ int session_device(const Options *o, Device *out, Err *e);
 int session_cache(Cache **out, Err *e);
 /* The compiler that would be used; false: none. */
 bool session_compiler(Compiler *out);
+/* Where NVRTC is looked for first: ATTNC_CUDA_DIRS, then the packages of a
+ * Python environment that is active. Free it; NULL: nowhere. */
+char *session_cuda_dirs(void);
 /* The embedded templates, or those ATTNC_TEMPLATES names. */
 int session_templates(const Templates **out, Err *e);
 /* The library's last error -> *e. A compiler's log is kept in a file. */
@@ -235,6 +238,8 @@ void text_clean(char *line);
 /* "f32, 1 x 8 heads x 4096 x 64, causal:br" */
 void text_problem(const Problem *p, Str *out);
 /* "AMD EPYC 7B13 (avx2, 2 cores)" */
+/* "cpu", "cuda" or "emulated". */
+const char *text_target(const Device *d);
 void text_device(const Device *d, Str *out);
 void text_tile(const Tile *t, Str *out);
 

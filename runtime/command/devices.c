@@ -7,7 +7,7 @@
 
 #include "command.h"
 
-enum { COMPILERS = 24 };
+enum { COMPILERS = 24, GPUS = 16 };
 
 typedef struct Found {
     Device here;
@@ -16,6 +16,12 @@ typedef struct Found {
     int ncompiler;
     char looked[160]; /* the names tried */
     bool lua;
+    Device gpu[GPUS];
+    int ngpu;
+    Err no_gpu; /* why there is none */
+    NvrtcInfo nvrtc;
+    bool has_nvrtc;
+    Str nvrtc_looked; /* places tried in vain */
 } Found;
 
 static void try_name(Found *f, const char *name) {
@@ -50,12 +56,27 @@ static void find_compilers(Found *f) {
     }
 }
 
+static void find_cuda(Found *f) {
+    char *dirs = session_cuda_dirs();
+    int n = cuda_count(&f->no_gpu);
+    for (int i = 0; i < n && i < GPUS; i++) {
+        Err none = {0};
+        if (cuda_query(i, &f->gpu[f->ngpu], &none) == 0)
+            f->ngpu++;
+        else
+            f->no_gpu = none;
+    }
+    f->has_nvrtc = nvrtc_find(dirs, &f->nvrtc, &f->nvrtc_looked);
+    free(dirs);
+}
+
 static int find_all(const Options *o, Found *f, Err *e) {
     Err none = {0};
     int rc = session_device(o, &f->here, e);
     if (rc)
         return rc;
     find_compilers(f);
+    find_cuda(f);
     f->lua = lua_find(&none) != NULL;
     return 0;
 }
@@ -68,6 +89,23 @@ static void say_row(const Device *d, Str *out) {
              text_bytes(d->sram_bytes).s, text_bytes(d->llc_bytes).s,
              d->dram_gbs, d->f32_tflops,
              d->f16_tflops > 0 ? d->f16_tflops : d->f32_tflops);
+}
+
+static void say_cuda(const Found *f, Str *out) {
+    str_addf(out, "\nNVIDIA GPUs (--target cuda, cuda:1, ..)\n");
+    for (int i = 0; i < f->ngpu; i++)
+        say_row(&f->gpu[i], out);
+    if (f->ngpu == 0)
+        str_addf(out, "  none: %s\n",
+                 f->no_gpu.code ? f->no_gpu.text : "the driver has no GPU");
+    str_addf(out, "\nNVRTC, CUDA's compiler library\n");
+    if (f->has_nvrtc)
+        str_addf(out, "  %s: %d.%d, sm_%d to sm_%d\n", f->nvrtc.path,
+                 f->nvrtc.major, f->nvrtc.minor, f->nvrtc.oldest,
+                 f->nvrtc.newest);
+    else
+        str_addf(out, "  none: clang makes PTX instead\n  looked for in %s\n",
+                 f->nvrtc_looked.text);
 }
 
 static void tell(const Found *f, Str *out) {
@@ -89,8 +127,9 @@ static void tell(const Found *f, Str *out) {
         say_row(device_at(i), out);
     str_addf(out,
              "  f32, f16: TFLOP/s, dense. --json has all figures and where "
-             "each comes from.\n  CUDA devices: not in this "
-             "version.\n\ncompilers\n");
+             "each comes from.\n");
+    say_cuda(f, out);
+    str_addf(out, "\ncompilers\n");
     for (int i = 0; i < f->ncompiler; i++)
         str_addf(out, "  %s: %s\n", f->compiler[i].path, f->version[i]);
     if (f->ncompiler == 0)
@@ -101,6 +140,26 @@ static void tell(const Found *f, Str *out) {
 }
 
 /* ---- JSON -------------------------------------------------------------- */
+
+static void add_cuda(json_t *j, const Found *f) {
+    json_t *gpus = json_array(), *nvrtc = json_object();
+    for (int i = 0; i < f->ngpu; i++)
+        json_array_append_new(gpus, json_device(&f->gpu[i]));
+    json_object_set_new(j, "gpus", gpus);
+    json_object_set_new(j, "no_gpu", json_text(f->no_gpu.text));
+    json_object_set_new(nvrtc, "found", json_boolean(f->has_nvrtc));
+    if (f->has_nvrtc) {
+        json_object_set_new(nvrtc, "path", json_text(f->nvrtc.path));
+        json_object_set_new(nvrtc, "major", json_integer(f->nvrtc.major));
+        json_object_set_new(nvrtc, "minor", json_integer(f->nvrtc.minor));
+        json_object_set_new(nvrtc, "oldest", json_integer(f->nvrtc.oldest));
+        json_object_set_new(nvrtc, "newest", json_integer(f->nvrtc.newest));
+    } else {
+        json_object_set_new(nvrtc, "looked_in",
+                            json_text(f->nvrtc_looked.text));
+    }
+    json_object_set_new(j, "nvrtc", nvrtc);
+}
 
 static int tell_json(const Found *f, Str *out, Err *e) {
     json_t *j = json_object(), *known = json_array(), *compilers = json_array();
@@ -117,6 +176,7 @@ static int tell_json(const Found *f, Str *out, Err *e) {
     }
     json_object_set_new(j, "machine", json_device(&f->here));
     json_object_set_new(j, "known", known);
+    add_cuda(j, f);
     json_object_set_new(j, "compilers", compilers);
     json_object_set_new(j, "looked_for", json_text(f->looked));
     json_object_set_new(j, "lua", json_boolean(f->lua));
@@ -131,6 +191,8 @@ int verb_devices(const Options *o, Str *out, Err *e) {
         rc = tell_json(f, out, e);
     else if (rc == 0)
         tell(f, out);
+    if (f)
+        str_free(&f->nvrtc_looked);
     free(f);
     return rc;
 }

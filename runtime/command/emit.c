@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * attnc emit: the plan's source, its object, and a manifest that says how to
- * launch it. Runs for any CPU target, on any machine. */
+ * attnc emit: the plan's source, what it compiles to, and a manifest that says
+ * how to launch it. Runs for any target, on any machine. */
 #include <sha2.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,15 +8,29 @@
 
 #include "command.h"
 
-enum { FILES_MAX = 3 };
+enum { FILES_MAX = 4, TRIES = 6 };
+
+/* What a source can be compiled to: one for each option. */
+static const struct Form {
+    int option;
+    const char *suffix;
+    bool cuda;
+} forms[] = {{OPT_obj, ".so", false},
+             {OPT_cubin, ".cubin", true},
+             {OPT_ptx, ".ptx", true}};
+enum { FORMS = sizeof forms / sizeof forms[0], CUBIN = 1 };
 
 typedef struct Emission {
     Problem problem;
+    Device device;
     Plan plan;
     const Templates *templates;
     Source source;
-    Blob object;
+    Blob binary[FORMS];
     char compiler[96];
+    Str log;             /* of the cubin */
+    Tile spilled[TRIES]; /* tiles whose kernels spill: not taken */
+    int nspilled;
     OutFile file[FILES_MAX];
     int nfile;
     json_t *files; /* of the manifest */
@@ -24,36 +38,98 @@ typedef struct Emission {
 
 /* ---- what is written --------------------------------------------------- */
 
-static int make_source(const Options *o, Emission *m, Err *e) {
-    Device device;
-    const struct LuaApi *lua = NULL;
-    Pins pins = {.tile = o->given[OPT_tile].text};
+static int open_emission(const Options *o, Emission *m, Err *e) {
     int rc = problem_make(o, &m->problem, e);
-    rc = rc ? rc : session_device(o, &device, e);
-    rc = rc ? rc : session_templates(&m->templates, e);
-    if (rc == 0 && !(lua = lua_find(e)))
-        rc = e->code;
-    rc = rc ? rc
-            : plan_choose(&m->problem.spec, &m->problem.shape, &device, &pins,
-                          &m->plan, e);
+    rc = rc ? rc : session_device(o, &m->device, e);
+    for (int i = 0; i < FORMS && !rc; i++)
+        if (o->given[forms[i].option].text &&
+            forms[i].cuda != (m->device.kind == DEVICE_CUDA))
+            rc = err_set(e, ERR_REQUEST, "command", NULL,
+                         "--%s: %s is not compiled to that; accepted: %s",
+                         option_at(forms[i].option)->flag, m->device.arch,
+                         forms[i].cuda ? "--obj" : "--cubin, --ptx");
+    return rc ? rc : session_templates(&m->templates, e);
+}
+
+static int make_source(const Options *o, Emission *m, Err *e) {
+    const struct LuaApi *lua = lua_find(e);
+    Pins pins = {.tile = o->given[OPT_tile].text,
+                 .avoid = m->spilled,
+                 .navoid = m->nspilled};
+    source_free(&m->source);
+    int rc = lua ? plan_choose(&m->problem.spec, &m->problem.shape, &m->device,
+                               &pins, &m->plan, e)
+                 : e->code;
     return rc ? rc : emit_module(&m->plan, m->templates, lua, &m->source, e);
 }
 
 static int make_object(Emission *m, Err *e) {
     Compiler compiler;
-    Str log = {0};
+    bool emulated = m->device.kind == DEVICE_EMULATED;
     if (!session_compiler(&compiler))
         return err_set(e, ATTNC_E_MISSING, "command", "obj",
                        "no compiler found; install clang 14 or newer, or gcc "
                        "with binutils");
     CompileJob job = {.compiler = &compiler,
-                      .arch = m->plan.device.arch,
+                      .arch = emulated ? "emulated" : m->plan.device.arch,
                       .source = &m->source,
                       .templates = m->templates};
-    int rc = compile_cpu(&job, &m->object, m->compiler, &log, e);
+    return compile_cpu(&job, &m->binary[0], m->compiler, &m->log, e);
+}
+
+static int make_cuda(Emission *m, int form, Str *log, Err *e) {
+    char *dirs = session_cuda_dirs();
+    CudaJob job = {.dirs = dirs,
+                   .arch = m->plan.device.arch,
+                   .source = &m->source,
+                   .templates = m->templates,
+                   .ptx = form != CUBIN};
+    int rc = nvrtc_compile(&job, &m->binary[form], m->compiler, log, e);
+    free(dirs);
+    return rc;
+}
+
+static bool spills(const Emission *m) {
+    Usage u;
+    for (int i = 0; i < m->plan.nstep; i++)
+        if (m->log.text && usage_read(m->log.text, m->plan.step[i].entry, &u) &&
+            u.spill_bytes > 0)
+            return true;
+    return false;
+}
+
+/* As attnc_prepare: a kernel that spills gives way to the next tile, but a
+ * pinned one stays, and after some tries the first. */
+static int make_cubin(const Options *o, Emission *m, Err *e) {
+    int rc = make_cuda(m, CUBIN, &m->log, e);
+    while (!rc && spills(m) && m->nspilled < TRIES &&
+           m->plan.step[0].tile.from != FROM_PIN) {
+        m->spilled[m->nspilled++] = m->plan.step[0].tile;
+        bool last = m->nspilled == TRIES;
+        m->nspilled = last ? 0 : m->nspilled;
+        free(m->binary[CUBIN].data);
+        m->binary[CUBIN] = (Blob){0};
+        m->log.len = 0;
+        rc = make_source(o, m, e);
+        rc = rc ? rc : make_cuda(m, CUBIN, &m->log, e);
+        m->nspilled = last ? TRIES : m->nspilled;
+    }
+    return rc;
+}
+
+static int make_binaries(const Options *o, Emission *m, Err *e) {
+    Str ptx = {0};
+    int rc = o->given[OPT_obj].text ? make_object(m, e) : 0;
+    if (!rc && o->given[OPT_cubin].text)
+        rc = make_cubin(o, m, e);
+    if (!rc && o->given[OPT_ptx].text)
+        rc = make_cuda(m, CUBIN + 1, &ptx, e);
     if (rc == ATTNC_E_COMPILE)
-        session_keep_log(log.text ? log.text : "", e);
-    str_free(&log);
+        session_keep_log(ptx.len       ? ptx.text
+                         : m->log.text ? m->log.text
+                                       : "",
+                         e);
+    str_free(&ptx);
     return rc;
 }
 
@@ -92,7 +168,20 @@ static json_t *json_params(const Plan *p, const Step *s) {
     return list;
 }
 
-static json_t *json_steps(const Plan *p) {
+/* What a launch of the step's blocks needs, and what the compiler made. */
+static void add_cuda(json_t *j, const Emission *m, const Step *s) {
+    Usage u;
+    json_object_set_new(j, "threads", json_integer(s->threads));
+    json_object_set_new(j, "smem_bytes", json_integer(s->smem_bytes));
+    if (!m->log.text || !usage_read(m->log.text, s->entry, &u))
+        return;
+    json_object_set_new(j, "registers", json_integer(u.registers));
+    json_object_set_new(j, "spill_bytes", json_integer(u.spill_bytes));
+    json_object_set_new(j, "stack_bytes", json_integer(u.stack_bytes));
+}
+
+static json_t *json_steps(const Emission *m) {
+    const Plan *p = &m->plan;
     json_t *list = json_array();
     for (int i = 0; i < p->nstep; i++) {
         const Step *s = &p->step[i];
@@ -101,7 +190,11 @@ static json_t *json_steps(const Plan *p) {
         json_object_set_new(j, "entry", json_text(s->entry));
         json_object_set_new(j, "tile", json_tile(&s->tile));
         json_object_set_new(j, "grid", json_extent(&s->grid));
-        json_object_set_new(j, "scratch_bytes", json_integer(s->scratch_bytes));
+        if (tile_is_cuda(s->tile.family))
+            add_cuda(j, m, s);
+        else
+            json_object_set_new(j, "scratch_bytes",
+                                json_integer(s->scratch_bytes));
         json_object_set_new(j, "params", json_params(p, s));
         json_array_append_new(list, j);
     }
@@ -131,12 +224,12 @@ static json_t *json_manifest(const Emission *m) {
              ATTNC_VERSION_MINOR, ATTNC_VERSION_PATCH);
     plan_print(&m->plan, &text);
     json_object_set_new(j, "attnc", json_text(version));
-    json_object_set_new(j, "target", json_text("cpu"));
+    json_object_set_new(j, "target", json_text(text_target(&m->device)));
     json_object_set_new(j, "arch", json_text(m->plan.device.arch));
     json_object_set_new(j, "device", json_text(m->plan.device.name));
     json_object_set_new(j, "spec", json_spec(&m->plan.spec));
     json_object_set_new(j, "shape", json_shape(&m->plan.shape));
-    json_object_set_new(j, "steps", json_steps(&m->plan));
+    json_object_set_new(j, "steps", json_steps(m));
     json_object_set_new(j, "buffers", json_buffers(&m->plan));
     json_object_set_new(j, "plan", json_text(text.text ? text.text : ""));
     json_object_set(j, "files", m->files);
@@ -158,7 +251,7 @@ static int add_file(Emission *m, const char *dir, const char *suffix,
     json_object_set_new(j, "name", json_text(name));
     json_object_set_new(j, "bytes", json_integer((json_int_t)len));
     json_object_set_new(j, "sha256", json_text(SHA256Data(data, len, hash)));
-    if (m->object.data == data)
+    if (data != m->source.text.text)
         json_object_set_new(j, "compiler", json_text(m->compiler));
     json_array_append_new(m->files, j);
     return 0;
@@ -180,9 +273,13 @@ static int add_manifest(Emission *m, const char *dir, Err *e) {
 
 static int write_files(const Options *o, Emission *m, Err *e) {
     const char *dir = o->given[OPT_out].text;
-    int rc = add_file(m, dir, ".c", m->source.text.text, m->source.text.len, e);
-    if (rc == 0 && m->object.data)
-        rc = add_file(m, dir, ".so", m->object.data, m->object.len, e);
+    const char *suffix = m->device.kind == DEVICE_CPU ? ".c" : ".cu";
+    int rc =
+        add_file(m, dir, suffix, m->source.text.text, m->source.text.len, e);
+    for (int i = 0; i < FORMS && rc == 0; i++)
+        if (m->binary[i].data)
+            rc = add_file(m, dir, forms[i].suffix, m->binary[i].data,
+                          m->binary[i].len, e);
     rc = rc ? rc : add_manifest(m, dir, e);
     if (rc == 0)
         return outfile_publish(m->file, m->nfile, e);
@@ -216,17 +313,19 @@ int verb_emit(const Options *o, Str *out, Err *e) {
         free(m);
         return err_set(e, ERR_MEMORY, "command", NULL, "out of memory");
     }
-    int rc = make_source(o, m, e);
+    int rc = open_emission(o, m, e);
+    rc = rc ? rc : make_source(o, m, e);
     rc = rc ? rc : outdir_check(o->given[OPT_out].text, e);
-    if (rc == 0 && o->given[OPT_obj].text)
-        rc = make_object(m, e);
+    rc = rc ? rc : make_binaries(o, m, e);
     rc = rc ? rc : write_files(o, m, e);
     if (rc == 0 && o->given[OPT_json].text)
         rc = json_finish(json_manifest(m), out, e);
     else if (rc == 0)
         tell(o, m, out);
     source_free(&m->source);
-    free(m->object.data);
+    for (int i = 0; i < FORMS; i++)
+        free(m->binary[i].data);
+    str_free(&m->log);
     json_decref(m->files);
     if (m->templates && m->templates != &attnc_templates)
         templates_free(m->templates);

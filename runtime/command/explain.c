@@ -20,6 +20,13 @@ typedef struct Story {
 
 /* ---- finding out ------------------------------------------------------- */
 
+static const Backend *backend_for(const Device *d) {
+    static const Backend *const all[] = {[DEVICE_CPU] = &backend_cpu,
+                                         [DEVICE_CUDA] = &backend_cuda,
+                                         [DEVICE_EMULATED] = &backend_emulated};
+    return all[d->kind];
+}
+
 /* Looks into the disk cache: a kernel found there needs no compiler. */
 static int look_up(Story *s, Err *e) {
     const Templates *templates;
@@ -32,7 +39,7 @@ static int look_up(Story *s, Err *e) {
     if (rc)
         return rc;
     plan_identity(&s->plan, &identity);
-    backend_cpu.kind(&s->plan, &kind);
+    backend_for(&s->plan.device)->kind(&s->plan, &kind);
     if (identity.bad || kind.bad)
         rc = err_set(e, ERR_MEMORY, "command", NULL, "out of memory");
     else
@@ -51,13 +58,32 @@ static int look_up(Story *s, Err *e) {
     return rc;
 }
 
+/* NVRTC, else the clang that makes PTX. */
+static void find_cuda_compiler(Story *s) {
+    NvrtcInfo nvrtc;
+    Compiler clang;
+    Str looked = {0};
+    char *dirs = session_cuda_dirs();
+    if (nvrtc_find(dirs, &nvrtc, &looked))
+        snprintf(s->compiler, sizeof s->compiler, "NVRTC %d.%d (%s)",
+                 nvrtc.major, nvrtc.minor, nvrtc.path);
+    else if (session_compiler(&clang) && clang.clang)
+        snprintf(s->compiler, sizeof s->compiler, "%s, to PTX", clang.path);
+    else
+        snprintf(s->compiler, sizeof s->compiler,
+                 "nothing here (no NVRTC in %.400s)", looked.text);
+    str_free(&looked);
+    free(dirs);
+}
+
 static int choose(const Options *o, Story *s, Err *e) {
-    Device device;
+    Device device = {0};
     Compiler found;
     const char *list = getenv("ATTNC_COMPILERS");
-    Pins pins = {.tile = o->given[OPT_tile].text, .builtin = list && !list[0]};
+    Pins pins = {.tile = o->given[OPT_tile].text};
     int rc = problem_make(o, &s->problem, e);
     rc = rc ? rc : session_device(o, &device, e);
+    pins.builtin = list && !list[0] && device.kind == DEVICE_CPU;
     rc = rc ? rc
             : plan_choose(&s->problem.spec, &s->problem.shape, &device, &pins,
                           &s->plan, e);
@@ -65,6 +91,10 @@ static int choose(const Options *o, Story *s, Err *e) {
         rc = look_up(s, e);
     if (rc || s->cached)
         return rc;
+    if (device.kind == DEVICE_CUDA) {
+        find_cuda_compiler(s);
+        return 0;
+    }
     if (!pins.builtin && session_compiler(&found)) {
         snprintf(s->compiler, sizeof s->compiler, "%s", found.path);
         return 0;
@@ -87,9 +117,23 @@ static void rank(Story *s, int step) {
 
 /* ---- text -------------------------------------------------------------- */
 
-static void say_machine(const Device *d, Str *out) {
-    str_addf(out, "machine   ");
-    text_device(d, out);
+static void say_gpu(const Device *d, Str *out) {
+    str_addf(out,
+             "\n          %.3g GHz; TFLOP/s: f16 %.4g, bf16 %.4g, tf32 %.4g "
+             "(mma.sync %.0f %% of these), f32 %.4g\n",
+             d->clock_ghz, d->f16_tflops, d->bf16_tflops, d->tf32_tflops,
+             1e2 * d->mma_share, d->f32_tflops);
+    str_addf(out,
+             "          an SM: %s SRAM, a block of it %s, %.0f bytes a cycle; "
+             "%.0f registers, %.0f threads\n",
+             text_bytes(d->sram_core_bytes).s, text_bytes(d->sram_bytes).s,
+             d->sram_width, d->vector_regs, d->max_threads);
+    str_addf(out, "          mma.sync m16n8k%.0f, %s cp.async; exp2 %sop/s\n",
+             d->mma_k, d->cp_async > 0 ? "with" : "no",
+             text_count(d->exp2_gops * 1e9).s);
+}
+
+static void say_cpu(const Device *d, Str *out) {
     str_addf(
         out,
         "\n          %.3g GHz, %.0f-byte vectors x %.0f, %.3g FMA a cycle: "
@@ -98,7 +142,16 @@ static void say_machine(const Device *d, Str *out) {
         1e3 * d->f32_tflops);
     str_addf(out, "          a core: %s SRAM (L2), %s L1\n",
              text_bytes(d->sram_bytes).s, text_bytes(d->l1_bytes).s);
-    str_addf(out, "          last cache %s, %.3g GB/s; DRAM %.3g GB/s\n",
+}
+
+static void say_machine(const Device *d, Str *out) {
+    str_addf(out, "machine   ");
+    text_device(d, out);
+    if (d->kind == DEVICE_CPU)
+        say_cpu(d, out);
+    else
+        say_gpu(d, out);
+    str_addf(out, "          last cache %s, %.4g GB/s; DRAM %.4g GB/s\n",
              text_bytes(d->llc_bytes).s, d->llc_gbs, d->dram_gbs);
 }
 
@@ -113,6 +166,21 @@ static void say_kernel(const Story *s, Str *out) {
         str_addf(out, "not in the cache; %s would compile it\n", s->compiler);
 }
 
+/* What an SM overlaps, each alone; the longest of them bounds the step. */
+static void say_sm(const Step *step, Str *out) {
+    const Figures *f = &step->fig;
+    str_addf(out,
+             "          an SM: %d threads a block, about %.0f registers each, "
+             "%.0f %% of the warps it holds\n",
+             step->threads, f->registers, 1e2 * f->occupancy);
+    if (f->product_ms > 0)
+        str_addf(out,
+                 "          products %s, exp2 %s, issue %s, SRAM reads %s, "
+                 "each alone\n",
+                 text_ms(f->product_ms).s, text_ms(f->exp2_ms).s,
+                 text_ms(f->issue_ms).s, text_ms(f->smem_ms).s);
+}
+
 static void say_step(const Story *s, int i, Str *out) {
     const Step *step = &s->plan.step[i];
     const Figures *f = &step->fig;
@@ -125,6 +193,8 @@ static void say_step(const Story *s, int i, Str *out) {
              f->items, f->waves, f->waves == 1 ? "" : "s",
              text_bytes(f->sram_footprint).s,
              text_bytes(s->plan.device.sram_bytes).s);
+    if (tile_is_cuda(step->tile.family))
+        say_sm(step, out);
     str_addf(out, "          compute %9s  %sFLOP, %s exp2\n",
              text_ms(f->compute_ms).s, text_count(f->flops).s,
              text_count(f->exp2s).s);
@@ -134,10 +204,22 @@ static void say_step(const Story *s, int i, Str *out) {
              text_ms(f->sram_ms).s, text_bytes(f->sram_bytes).s);
 }
 
+/* What decides on a GPU, beside the time. */
+static void say_gpu_row(const Figures *f, Str *out) {
+    if (f)
+        str_addf(out, " %8s %7s %5.0f", text_ms(f->product_ms).s,
+                 text_ms(f->smem_ms).s, f->registers);
+    else
+        str_addf(out, " %8s %7s %5s", "products", "reads", "regs");
+}
+
 /* One column for each field of the tile, as wide as its name. */
 static void say_ranked(const Story *s, int family, Str *out) {
     const char *name;
+    bool gpu = tile_is_cuda(family) && family != TILE_cuda_combine;
     str_addf(out, "\n %7s %-7s %7s %8s", "time", "bound", "sram", "uses");
+    if (gpu)
+        say_gpu_row(NULL, out);
     for (int i = 0; (name = tile_field_name(family, i)); i++)
         str_addf(out, " %s", name);
     str_addf(out, "\n");
@@ -146,6 +228,8 @@ static void say_ranked(const Story *s, int family, Str *out) {
         str_addf(out, " %7s %-7s %7s %8s", text_ms(k->fig.time_ms).s,
                  k->fig.bound, text_ms(k->fig.sram_ms).s,
                  text_bytes(k->fig.sram_footprint).s);
+        if (gpu)
+            say_gpu_row(&k->fig, out);
         for (int i = 0; (name = tile_field_name(family, i)); i++)
             str_addf(out, " %*d", (int)strlen(name), k->tile.v[i]);
         str_addf(out, "\n");
@@ -238,7 +322,7 @@ static int tell_json(Story *s, Str *out, Err *e) {
     json_object_set_new(compile, "cache",
                         json_text(s->cached ? "disk" : "miss"));
     json_object_set_new(compile, "compiler", json_text(s->compiler));
-    json_object_set_new(j, "target", json_text("cpu"));
+    json_object_set_new(j, "target", json_text(text_target(&s->plan.device)));
     json_object_set_new(j, "device", json_text(s->plan.device.name));
     json_object_set_new(j, "spec", json_spec(&s->plan.spec));
     json_object_set_new(j, "shape", json_shape(&s->plan.shape));

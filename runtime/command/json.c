@@ -59,8 +59,7 @@ json_t *json_device(const Device *d) {
     json_t *j = json_object();
     json_object_set_new(j, "name", json_text(d->name));
     json_object_set_new(j, "arch", json_text(d->arch));
-    json_object_set_new(j, "kind",
-                        json_text(d->kind == DEVICE_CPU ? "cpu" : "cuda"));
+    json_object_set_new(j, "kind", json_text(text_target(d)));
 #define FIGURE(name, unit, doc)                                                \
     json_object_set_new(j, #name, json_number(d->name));
 #include "device.def"
@@ -97,6 +96,14 @@ json_t *json_figures(const Figures *f) {
     json_object_set_new(j, "compute_ms", json_number(f->compute_ms));
     json_object_set_new(j, "dram_ms", json_number(f->dram_ms));
     json_object_set_new(j, "sram_ms", json_number(f->sram_ms));
+    if (f->registers > 0) {
+        json_object_set_new(j, "product_ms", json_number(f->product_ms));
+        json_object_set_new(j, "exp2_ms", json_number(f->exp2_ms));
+        json_object_set_new(j, "issue_ms", json_number(f->issue_ms));
+        json_object_set_new(j, "smem_ms", json_number(f->smem_ms));
+        json_object_set_new(j, "registers", json_count(f->registers));
+        json_object_set_new(j, "occupancy", json_number(f->occupancy));
+    }
     return j;
 }
 

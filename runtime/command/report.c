@@ -49,7 +49,7 @@ int report_json(const Run *r, Str *out, Err *e) {
     for (int i = 0; i < plan->nstep; i++)
         json_array_append_new(steps, json_step(&plan->step[i], r->info.cache,
                                                r->info.compile_ms));
-    json_object_set_new(j, "target", json_text("cpu"));
+    json_object_set_new(j, "target", json_text(text_target(&plan->device)));
     json_object_set_new(j, "device", json_text(plan->device.name));
     json_object_set_new(j, "spec", json_spec(&plan->spec));
     json_object_set_new(j, "shape", json_shape(&plan->shape));

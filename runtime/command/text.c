@@ -98,9 +98,18 @@ void text_problem(const Problem *p, Str *out) {
             str_addf(out, ", %s", names[i]);
 }
 
+const char *text_target(const Device *d) {
+    static const char *const names[] = {[DEVICE_CPU] = "cpu",
+                                        [DEVICE_CUDA] = "cuda",
+                                        [DEVICE_EMULATED] = "emulated"};
+    return names[d->kind];
+}
+
 void text_device(const Device *d, Str *out) {
-    str_addf(out, "%s (%s, %.0f core%s)", d->name, d->arch, d->cores,
-             d->cores == 1 ? "" : "s");
+    const char *unit = d->kind == DEVICE_CPU ? "core" : "SM";
+    str_addf(out, "%s%s (%s, %.0f %s%s)",
+             d->kind == DEVICE_EMULATED ? "emulated " : "", d->name, d->arch,
+             d->cores, unit, d->cores == 1 ? "" : "s");
 }
 
 void text_tile(const Tile *t, Str *out) {
