@@ -30,6 +30,10 @@ unroll = words % 2 == 0 and 2 or 1
 q_scale = S.softcap and "a->scale / a->softcap * (2 * LOG2_E)"
     or "a->scale * LOG2_E"
 
+-- The last transposed block of a row may hold fewer than `lanes` words.
+q_fits = words % lanes > 0 and "i < LANES && e + i < WORDS" or "i < LANES"
+o_at = dim_v % lanes > 0 and "least(e + i, DIM_V - 1)" or "(e + i)"
+
 -- Numbers of one step's tile, under short names.
 function enter(a_step)
     step, T, L = a_step, a_step.tile, a_step.scratch
@@ -56,6 +60,20 @@ function each(n, text, separator, base)
         out[#out + 1] = text:gsub("#", i):gsub("@", (base or 0) + i)
     end
     return table.concat(out, separator or ", ")
+end
+
+-- Loads and saves of up to a vector, with `left` elements to a row's end: a
+-- whole one always where rows are whole vectors.
+function load_some(at, left, of)
+    local part = of % lanes > 0
+    return part and ("load_up_to(%s, %s)"):format(at, left)
+        or ("load(%s)"):format(at)
+end
+
+function save_some(at, x, left, of)
+    local part = of % lanes > 0
+    return part and ("save_up_to(%s, %s, %s)"):format(at, x, left)
+        or ("save(%s, %s)"):format(at, x)
 end
 
 -- n, up to whole vectors.
@@ -86,13 +104,17 @@ exp2_first = "all(" .. exp2_first .. ")"
 function transpose_rounds(n)
     local out, h = {}, n // 2
     while h > 0 do
-        local low, high = {}, {}
+        local low, high, swaps = {}, {}, {}
         for l = 0, n - 1 do
             low[#low + 1] = l & h == 0 and l or n + l - h
             high[#high + 1] = l & h == 0 and l + h or n + l
+            if l & h == 0 then
+                swaps[#swaps + 1] = ("swap%d(&a%d, &a%d);"):format(h, l, l + h)
+            end
         end
         out[#out + 1] = { h = h, low = table.concat(low, ", "),
-            high = table.concat(high, ", ") }
+            high = table.concat(high, ", "),
+            swaps = table.concat(swaps, " ") }
         h = h // 2
     end
     return out

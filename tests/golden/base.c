@@ -297,7 +297,7 @@ static inline vec mac(vec a, f32 x, vec y) {
 }
 
 static inline words q_words(const elem *row, i64 e, f32 scale) {
-    return load_up_to(row + e, DIM - e) * scale;
+    return load(row + e) * scale;
 }
 
 /* ---- k_tiles: blocks of keys, and what of one a sub-block sees --------- */
@@ -331,22 +331,30 @@ static int cut_tile(const struct job *w, const struct tile *t, const i32 *pos,
 
 /* ---- transpose: x[i][l] and x[l][i] change places ---------------------- */
 /* At distance h, rows i and i + h swap their blocks off the diagonal. */
-STAGE void transpose(vec x[LANES]) {
-    LOOP for (int i = 0; i < LANES; i = ((i | 4) + 1) & ~4) {
-        vec a = x[i], b = x[i + 4];
-        x[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
-        x[i + 4] = __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
-    }
-    LOOP for (int i = 0; i < LANES; i = ((i | 2) + 1) & ~2) {
-        vec a = x[i], b = x[i + 2];
-        x[i] = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
-        x[i + 2] = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
-    }
-    LOOP for (int i = 0; i < LANES; i = ((i | 1) + 1) & ~1) {
-        vec a = x[i], b = x[i + 1];
-        x[i] = __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14);
-        x[i + 1] = __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
-    }
+static inline void swap4(vec *a, vec *b) {
+    vec low = *a, high = *b;
+    *a = __builtin_shufflevector(low, high, 0, 1, 2, 3, 8, 9, 10, 11);
+    *b = __builtin_shufflevector(low, high, 4, 5, 6, 7, 12, 13, 14, 15);
+}
+
+static inline void swap2(vec *a, vec *b) {
+    vec low = *a, high = *b;
+    *a = __builtin_shufflevector(low, high, 0, 1, 8, 9, 4, 5, 12, 13);
+    *b = __builtin_shufflevector(low, high, 2, 3, 10, 11, 6, 7, 14, 15);
+}
+
+static inline void swap1(vec *a, vec *b) {
+    vec low = *a, high = *b;
+    *a = __builtin_shufflevector(low, high, 0, 8, 2, 10, 4, 12, 6, 14);
+    *b = __builtin_shufflevector(low, high, 1, 9, 3, 11, 5, 13, 7, 15);
+}
+
+static inline void transpose(vec x[LANES]) {
+    vec a0 = x[0], a1 = x[1], a2 = x[2], a3 = x[3], a4 = x[4], a5 = x[5], a6 = x[6], a7 = x[7];
+    swap4(&a0, &a4); swap4(&a1, &a5); swap4(&a2, &a6); swap4(&a3, &a7);
+    swap2(&a0, &a2); swap2(&a1, &a3); swap2(&a4, &a6); swap2(&a5, &a7);
+    swap1(&a0, &a1); swap1(&a2, &a3); swap1(&a4, &a5); swap1(&a6, &a7);
+    x[0] = a0; x[1] = a1; x[2] = a2; x[3] = a3; x[4] = a4; x[5] = a5; x[6] = a6; x[7] = a7;
 }
 
 /* ---- load_q: a sub-block of Q, scaled and transposed ------------------- */
@@ -367,10 +375,10 @@ STAGE void load_q(const struct fwd_args *a, const struct job *w, i64 sub,
     LOOP for (i64 l = 0; l < MICRO; l += LANES) {
         LOOP for (i64 e = 0; e < WORDS; e += LANES) {
             vec x[LANES];
-            LOOP for (i64 i = 0; i < LANES; i++)
+            for (i64 i = 0; i < LANES; i++)
                 x[i] = (vec)q_words(row[l + i], e, scale);
             transpose(x);
-            LOOP for (i64 i = 0; i < LANES && e + i < WORDS; i++)
+            for (i64 i = 0; i < LANES; i++)
                 *(vec *)(qt + (e + i) * MICRO + l) = x[i];
         }
     }
@@ -571,13 +579,16 @@ STAGE void store(const struct fwd_args *a, const struct job *w, i64 sub,
         i64 r0 = g->r0 + sub * MICRO + v * LANES;
         i64 rows = least(g->r0 + g->count - r0, LANES);
         vec scale = choose(l == 0, all(0), keep_o / l);
+        elem *row[LANES];
+        LOOP for (i64 i = 0; i < rows; i++)
+            row[i] = o_row(a, g, r0 + i);
         LOOP for (i64 e = 0; e < DIM_V; e += LANES) {
             vec x[LANES];
-            LOOP for (i64 i = 0; i < LANES; i++)
-                x[i] = *(const vec *)(ot + least(e + i, DIM_V - 1) * MICRO + v * LANES) * scale;
+            for (i64 i = 0; i < LANES; i++)
+                x[i] = ((const vec *)ot)[(e + i) * VECS + v] * scale;
             transpose(x);
             LOOP for (i64 i = 0; i < rows; i++)
-                save_up_to(o_row(a, g, r0 + i) + e, x[i], DIM_V - e);
+                save(row[i] + e, x[i]);
         }
         LOOP for (i64 i = 0; i < rows; i++)
             save_lse(a, g, r0 + i, lse_of(m[i] * LN_2, l[i]));
