@@ -11,7 +11,8 @@
 /* What a check found. Errors of O are ||x - f64||2 / ||f64||2 over the entries
  * finite in both, of LSE the root mean square of x - f64; ok needs each <= its
  * limit = 1.5 x unfused + 4 eps(dtype), for a large LSE 4 eps(f32) of its own
- * size, and every non-finite entry to be the reference's. The lse figures are 0 when args->lse is NULL. */
+ * size, and every non-finite entry to be the reference's. The lse figures are 0
+ * when args->lse is NULL. */
 typedef struct RefCheck {
     bool ok;
     double coverage; /* share of the query rows compared, 0..1 */
