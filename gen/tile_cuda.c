@@ -240,10 +240,10 @@ typedef struct Walk {
 } Walk;
 
 /* Compiling takes 1 to 2 ms for each mma of the loop's unrolled body. Launches
- * that are short (in flops of the two products) get a short body, 250 ms in
- * all; only long ones a loop for boundary tiles as well, which doubles it. */
+ * that are short, in flops of the two products, get a short body, 250 ms in
+ * all; only long ones a loop for boundary tiles, which doubles it. */
 static const double SHORT_LAUNCH = 1e11, LONG_LAUNCH = 4e12;
-enum { BODY_SHORT = 144, BODY_MOST = 320 };
+enum { BODY_SHORT = 112, BODY_MOST = 320 };
 
 static double flops_of(const Walk *w) {
     return 2.0 * (double)w->h->batch * (double)w->h->heads *

@@ -317,7 +317,7 @@ static void short_launches_get_short_loops(void **state) {
             longest[i] = body > longest[i] ? body : longest[i];
         }
     }
-    assert_in_range(longest[0], 64, 144);
+    assert_in_range(longest[0], 64, 112);
     assert_in_range(longest[1], 256, 320);
 }
 
