@@ -31,30 +31,31 @@ function enter(a_step)
     scaled = scored or not mma_family
     steps_32 = L.dim * elem_bytes // 32 -- of Q K^T, 32 bytes of a row each
     tail_16 = L.dim * elem_bytes % 32 == 16 -- and one of 16 bytes
-    keys_step = S.dtype == "f32" and 8 or 16 -- of P V
+    steps_q = steps_32 + (tail_16 and 1 or 0)
     -- No tile reaches past the last key, none has rows to spare.
     whole_k = P.mult_k % T.block_k == 0 and not S.varlen and not S.lens_k
     whole_q = P.mult_q % T.block_q == 0 and not S.varlen
     tensors = {
-        q = { dim = S.head_dim, kept = L.dim, rows = T.block_q, whole = whole_q, pitch = L.q_pitch },
-        k = { dim = S.head_dim, kept = L.dim, rows = T.block_k, whole = whole_k, pitch = L.q_pitch },
-        v = { dim = S.head_dim_v, kept = L.dim_v, rows = T.block_k, whole = whole_k,
-            pitch = L.v_pitch },
-        o = { dim = S.head_dim_v, kept = L.dim_v, rows = T.block_q, whole = whole_q,
-            pitch = L.v_pitch },
+        q = { rows = T.block_q, dim = S.head_dim, kept = L.dim, pitch = L.q_pitch },
+        k = { rows = T.block_k, dim = S.head_dim, kept = L.dim, pitch = L.q_pitch },
+        v = { rows = T.block_k, dim = S.head_dim_v, kept = L.dim_v, pitch = L.v_pitch },
+        o = { rows = T.block_q, dim = S.head_dim_v, kept = L.dim_v, pitch = L.v_pitch },
     }
     for _, name in ipairs(tensor_names) do
         local x = tensors[name]
         x.name, x.bytes, x.kept_bytes = name, x.dim * elem_bytes, x.kept * elem_bytes
+        x.whole = name == "q" and whole_q or name ~= "q" and whole_k
         x.align = math.max(P["align_" .. name], elem_bytes)
         x.size = mma_family and 16 or 4 * elem_bytes -- a chunk's, where it comes from
         x.piece = math.min(x.align, unit_of(x.bytes), x.size) -- of loads and stores
         x.pages = mma_family and pages(x.kept_bytes)
             or { { at = 0, width = x.pitch, chunks = x.kept // 4, swizzle = "0" } }
-        x.step = threads % x.pages[1].chunks == 0 and name ~= "q" -- rows by equal steps
         x.chunks = 0 -- of 16 bytes, one thread's
         for i, p in ipairs(x.pages) do
             p.last = i == #x.pages
+            -- From the first page of this width on.
+            p.inside = i > 1 and x.pages[i - 1].width == p.width
+                and x.pages[i - 1].inside + p.width or 0
             p.first, p.count = x.chunks, (x.rows * p.chunks + threads - 1) // threads
             p.left = x.bytes - p.at -- of the row's bytes, from here on
             p.full = p.left >= p.chunks * x.size
@@ -101,37 +102,6 @@ function pages(bytes)
         end
     end
     return out
-end
-
--- One page of each width that occurs in a row: an address register for each.
-function bases(bytes)
-    local out = {}
-    for _, p in ipairs(pages(bytes)) do
-        if not out[1] or out[#out].width ~= p.width then out[#out + 1] = p end
-    end
-    return out
-end
-
--- f(page) of each, joined by commas.
-function list(of, f)
-    local out = {}
-    for i, p in ipairs(of) do out[i] = f(p) end
-    return table.concat(out, ", ")
-end
-
--- Address of a thread's 16 bytes in the pair of chunks that begins at byte
--- `at` of a row: the register of that page's width, with the constant part
--- of the chunk by exclusive or (the bits do not meet) and the page added.
-function address(base, bytes, rows, at)
-    for _, p in ipairs(pages(bytes)) do
-        if at < p.at + p.width then
-            local inside = at - p.at
-            local text = base .. p.width
-            if inside > 0 then text = "(" .. text .. " ^ " .. inside .. ")" end
-            if p.at > 0 then text = text .. " + " .. p.at * rows end
-            return text
-        end
-    end
 end
 
 -- Largest power of two that divides n, at most 16.
