@@ -43,6 +43,12 @@ static inline vec vmax(vec a, vec b) {
     return __builtin_ia32_maxps256(a, b);
 }
 
+/* a + x y, in the register of a: compilers left to choose run out of them. */
+static inline vec multiply_add(vec a, vec x, vec y) {
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(a) : "x"(x), "x"(y));
+    return a;
+}
+
 /* Is any lane's mask set? */
 static inline int any(ivec mask) {
     return __builtin_ia32_movmskps256((vec)mask) != 0;
@@ -293,7 +299,7 @@ typedef f32_any word;
 typedef vec words;
 
 static inline vec mac(vec a, f32 x, vec y) {
-    return a + x * y;
+    return multiply_add(a, all(x), y);
 }
 
 static inline words q_words(const elem *row, i64 e, f32 scale) {
@@ -398,22 +404,22 @@ STAGE void load_q(const struct fwd_args *a, const struct job *w, i64 sub,
 /* Lines of 64 bytes that hold a row of K or of V, the longer of the two. */
 enum { ROW_LINES = ((DIM > DIM_V ? DIM : DIM_V) * sizeof(elem) + 63) / 64 };
 
-/* A sub-block's share of the next tile: lines line .. end - 1, some with each
- * register tile, for a burst would hold up the loads of this one. */
+/* A sub-block's share of the next tile: lines line .. end - 1, `each` of them
+ * with a register tile, for a burst would hold up the loads of this one. */
 struct ahead {
     const char *k, *v;
     i64 k_step, v_step; /* bytes from row to row */
     i64 line, end, each;
 };
 
-/* Shares the rows after a tile out among the sub-blocks; none to fetch when
- * there is one sub-block: then the rows stream, and the hardware sees it. */
+/* Shares the rows after a tile out among sub-blocks and register tiles. */
 static struct ahead look_ahead(const struct fwd_args *a, const struct job *w,
                                const struct tile *t, const struct cut *c, i64 sub) {
     const i64 subs = (w->rows.count + MICRO - 1) / MICRO;
-    const i64 next = t->lo + t->n, tiles = (c->n + 1) / 2;
+    const i64 tiles = (c->n + 1) / 2 + (DIM_V + 1) / 2;
+    const i64 next = t->lo + t->n;
     struct ahead h = {0};
-    if (subs == 1 || next >= w->k_hi)
+    if (next >= w->k_hi)
         return h;
     i64 lines = least(w->k_hi - next, BLOCK_K) * ROW_LINES;
     h.k = (const char *)k_row(a, w, next);
@@ -509,8 +515,8 @@ STAGE int softmax(i64 n, f32 *s, const vec top[VECS], vec *max, vec *sum,
 /* reads: V rows of the cut, p[n][MICRO], fix   writes: ot   syncs: none
  * A register tile is 2 output dims by 1 vectors of queries. A tile's sum is
  * formed apart and then added: that is more exact than one long sum. */
-STAGE void pv(const struct tile *t, const struct cut *c, const f32 *p, f32 *ot,
-              const vec fix[VECS], int moved) {
+STAGE void pv(const struct tile *t, const struct cut *c, struct ahead *h,
+              const f32 *p, f32 *ot, const vec fix[VECS], int moved) {
     const word *v0 = t->v + c->from / PER_WORD * t->v_step;
     const i64 n = (c->n + PER_WORD - 1) / PER_WORD, step = t->v_step;
     vec *o = (vec *)ot;
@@ -521,6 +527,7 @@ STAGE void pv(const struct tile *t, const struct cut *c, const f32 *p, f32 *ot,
         vec a00 = {0};
         vec a10 = {0};
         i64 j = 0;
+        fetch(h);
         LOOP for (; j + 2 <= n; j += 2, v += 2 * step, x += 2 * VECS) {
             {
                 words p0 = x[0];
@@ -621,7 +628,7 @@ static void step_tile(const struct fwd_args *a, const struct job *w, struct tile
     qk(a, t, &c, &h, qt, s, top);
     int moved = softmax(c.n, s, top, max, sum, fix);
     {
-        pv(t, &c, s, ot, fix, moved);
+        pv(t, &c, &h, s, ot, fix, moved);
     }
 }
 
