@@ -2,21 +2,8 @@
  * Devices: the table, finding a row, changing figures, text. */
 #include <locale.h>
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include <cmocka.h>
-
-#include "gen.h"
-
-static Device found(const char *name) {
-    Device d;
-    Err e = {0};
-    assert_int_equal(device_find(name, &d, &e), 0);
-    return d;
-}
+#include "gen_util.h"
 
 static void every_row_has_a_source_and_sane_figures(void **state) {
     (void)state;
@@ -53,7 +40,7 @@ static void shared_memory_is_what_a_block_may_opt_in_to(void **state) {
     } rows[] = {{"sm_75", 64},   {"sm_80", 163},  {"sm_86", 99}, {"sm_89", 99},
                 {"sm_90a", 227}, {"sm_100", 227}, {"sm_120", 99}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        assert_true(found(rows[i].arch).sram_bytes == rows[i].kb * 1024);
+        assert_true(device(rows[i].arch).sram_bytes == rows[i].kb * 1024);
 }
 
 static void names_are_found_however_they_are_written(void **state) {
@@ -61,10 +48,10 @@ static void names_are_found_however_they_are_written(void **state) {
     static const char *const ways[] = {"RTX 4090", "rtx4090", "Rtx-4090",
                                        "RTX_4090"};
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++)
-        assert_string_equal(found(ways[i]).name, "RTX 4090");
-    assert_string_equal(found("h200").arch, "sm_90a");
-    assert_string_equal(found("sm_86").arch, "sm_86");
-    assert_int_equal(found("avx512bf16").kind, DEVICE_CPU);
+        assert_string_equal(device(ways[i]).name, "RTX 4090");
+    assert_string_equal(device("h200").arch, "sm_90a");
+    assert_string_equal(device("sm_86").arch, "sm_86");
+    assert_int_equal(device("avx512bf16").kind, DEVICE_CPU);
 }
 
 static void an_unknown_name_is_told_the_nearest(void **state) {
@@ -81,7 +68,7 @@ static void an_unknown_name_is_told_the_nearest(void **state) {
 
 static void figures_can_be_changed(void **state) {
     (void)state;
-    Device d = found("avx2"), before = d;
+    Device d = device("avx2"), before = d;
     Err e = {0};
     assert_int_equal(device_override(&d, "sram_bytes=262144,dram_gbs=7.5", &e),
                      0);
@@ -111,7 +98,7 @@ static void a_bad_figure_changes_nothing(void **state) {
                            "accepted 4..16 on avx2"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        Device d = found("avx2"), before = d;
+        Device d = device("avx2"), before = d;
         Err e = {0};
         assert_int_equal(device_override(&d, bad[i].pairs, &e), ERR_REQUEST);
         assert_string_equal(e.text, bad[i].text);

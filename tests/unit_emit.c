@@ -1,29 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Plan -> module: what templates see and may do, where each line came from,
  * and errors at the template's own line. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-#include "gen.h"
+#include "gen_util.h"
 #include "runtime.h"
 
-static Plan the_plan(const char *spec, const char *device, const char *tile) {
-    attnc_spec s = ATTNC_SPEC_DEFAULT;
-    attnc_shape h = ATTNC_SHAPE_DEFAULT;
-    Pins pins = {.tile = tile};
-    Plan p;
-    Device d;
-    Err e = {0};
-    spec_parse(spec, &s, &e);
-    device_find(device, &d, &e);
-    plan_choose(&s, &h, &d, &pins, &p, &e);
-    if (e.code)
-        fail_msg("%s", e.text);
-    return p;
+static Plan the_plan(const char *spec_text, const char *name,
+                     const char *tile) {
+    return plan(spec_text, "", name, &(Pins){.tile = tile});
 }
 
 /* Emits with `root` as cpu/module.c.in, `lib` as cpu/lib.lua and, beside
@@ -86,8 +69,9 @@ static void lines_remember_their_template(void **state) {
     (void)state;
     Source s;
     Err e = {0};
-    assert_int_equal(emit_from("", "a\n$ for i = 1, 2 do\n$ include "
-                                   "\"cpu/stage/part.c.in\"\n$ end\nb\n",
+    assert_int_equal(emit_from("",
+                               "a\n$ for i = 1, 2 do\n$ include "
+                               "\"cpu/stage/part.c.in\"\n$ end\nb\n",
                                "\nx\n", &s, &e),
                      0);
     const uint32_t want[] = {1 << 16 | 1, 2 << 16 | 1, 2 << 16 | 2,
@@ -100,10 +84,9 @@ static void lines_remember_their_template(void **state) {
 /* Nothing in a template reaches files, the clock or other code. */
 static void the_environment_is_bare(void **state) {
     (void)state;
-    static const char *const names[] = {"io",       "os",     "debug",
-                                        "require",  "load",   "loadfile",
-                                        "dofile",   "print",  "package",
-                                        "coroutine"};
+    static const char *const names[] = {
+        "io",       "os",     "debug", "require", "load",
+        "loadfile", "dofile", "print", "package", "coroutine"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         Str root = {0};
         str_addf(&root, "${%s == nil}\n", names[i]);
@@ -183,10 +166,9 @@ static void a_misspelt_name_is_an_error(void **state) {
         if (!strcmp(attnc_templates.t[i].name, "cpu/lib.lua"))
             lib = &attnc_templates.t[i];
     assert_non_null(lib);
-    assert_int_equal(
-        emit_from(lib->text, "a\n${bloc_q}\n", "", &s, &e), ERR_INTERNAL);
-    assert_non_null(
-        strstr(e.text, "cpu/module.c.in:2: no such name: bloc_q"));
+    assert_int_equal(emit_from(lib->text, "a\n${bloc_q}\n", "", &s, &e),
+                     ERR_INTERNAL);
+    assert_non_null(strstr(e.text, "cpu/module.c.in:2: no such name: bloc_q"));
 }
 
 int main(void) {

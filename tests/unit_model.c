@@ -2,44 +2,8 @@
  * The IO model: what it counts is exact, what it predicts has the shape the
  * paper proves. */
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
 
-#include <cmocka.h>
-
-#include "gen.h"
-
-static Device device(const char *name) {
-    Device d;
-    Err e = {0};
-    assert_int_equal(device_find(name, &d, &e), 0);
-    return d;
-}
-
-static attnc_spec spec(const char *text) {
-    attnc_spec s = ATTNC_SPEC_DEFAULT, out;
-    Err e = {0};
-    assert_int_equal(spec_parse(text, &s, &e), 0);
-    assert_int_equal(spec_check(&s, &out, &e), 0);
-    return out;
-}
-
-static attnc_shape shape(const char *text) {
-    attnc_shape h = ATTNC_SHAPE_DEFAULT;
-    Err e = {0};
-    assert_int_equal(shape_parse(text, &h, &e), 0);
-    return h;
-}
-
-static Tile tile(const char *pairs) {
-    Tile t = {.family = TILE_cpu_fwd};
-    Err e = {0};
-    assert_int_equal(
-        tile_parse("block_q=384,block_k=64,vecs=3,keys=4,dims=4", &t, &e), 0);
-    assert_int_equal(tile_parse(pairs, &t, &e), 0);
-    return t;
-}
+#include "gen_util.h"
 
 /* ---- visible pairs ----------------------------------------------------- */
 
@@ -100,7 +64,7 @@ static Figures figures(const char *spec_text, const char *shape_text,
 static void flops_and_compulsory_bytes_are_exact(void **state) {
     (void)state;
     Device d = device("avx2");
-    Tile t = tile("copy_kv=1");
+    Tile t = avx2_tile("copy_kv=1");
     Figures f =
         figures("dtype=f16 head_dim=40 head_dim_v=72",
                 "batch=3 heads=6 kv_heads=2 seqlen_q=100 seqlen_k=70", &d, &t);
@@ -116,7 +80,7 @@ static void flops_and_compulsory_bytes_are_exact(void **state) {
 static void sram_traffic_is_that_of_the_loop_order(void **state) {
     (void)state;
     Device d = device("avx2");
-    Tile t = tile("block_q=384");
+    Tile t = avx2_tile("block_q=384");
     Figures f =
         figures("", "heads=2 kv_heads=2 seqlen_q=3840 seqlen_k=1000", &d, &t);
     double kv = 2 * 10 * 1000.0 * 128 * 4, qo = 2 * 3840.0 * 128 * 4;
@@ -137,7 +101,7 @@ static void footprint_is_the_emitted_scratch(void **state) {
     (void)state;
     attnc_spec s = spec("head_dim=72 alibi=1");
     Device d = device("avx512");
-    Tile t = tile("vecs=4,block_q=256,copy_kv=1");
+    Tile t = avx2_tile("vecs=4,block_q=256,copy_kv=1");
     CpuScratch c;
     cpu_scratch(&s, &d, &t, &c);
     assert_int_equal(model_scratch_bytes(&s, &d, &t), c.total);
@@ -264,10 +228,10 @@ static void dense_forward_is_near_the_measured_share_of_peak(void **state) {
 static void bounds_are_named(void **state) {
     (void)state;
     Device d = device("avx2");
-    Tile one = tile("vecs=1,keys=8,dims=8,block_q=8");
+    Tile one = avx2_tile("vecs=1,keys=8,dims=8,block_q=8");
     assert_string_equal(
         figures("", "seqlen_q=1 seqlen_k=100000", &d, &one).bound, "dram");
-    Tile big = tile("");
+    Tile big = avx2_tile("");
     assert_string_equal(figures("",
                                 "heads=9 kv_heads=9 seqlen_q=384 "
                                 "seqlen_k=4096",

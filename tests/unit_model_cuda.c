@@ -2,37 +2,21 @@
  * The IO model of GPUs: bytes by hand, orders that must hold, and published
  * measurements within a factor. */
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
 
-#include <cmocka.h>
+#include "gen_util.h"
 
-#include "gen.h"
-
-static Device device(const char *name) {
-    Device d;
-    Err e = {0};
-    assert_int_equal(device_find(name, &d, &e), 0);
-    return d;
-}
-
-static Figures figures(const Device *d, const char *spec, const char *shape,
-                       const char *pairs) {
-    attnc_spec s = ATTNC_SPEC_DEFAULT, canonical;
-    attnc_shape h = ATTNC_SHAPE_DEFAULT;
+static Figures figures(const Device *d, const char *spec_text,
+                       const char *shape_text, const char *pairs) {
+    attnc_spec s = spec(spec_text);
+    attnc_shape h = shape(shape_text);
     Err e = {0};
     Figures f;
     char why[TILE_WHY];
-    assert_int_equal(spec_parse(spec, &s, &e), 0);
-    assert_int_equal(spec_check(&s, &canonical, &e), 0);
-    assert_int_equal(shape_parse(shape, &h, &e), 0);
-    Tile t = {.family = cuda_family(&canonical, d)};
+    Tile t = {.family = cuda_family(&s, d)};
     assert_int_equal(tile_parse(pairs, &t, &e), 0);
-    if (!tile_legal(&canonical, &h, d, &t, why))
+    if (!tile_legal(&s, &h, d, &t, why))
         fail_msg("%s: %s", pairs, why);
-    model_figures(&canonical, &h, d, &t, &f);
+    model_figures(&s, &h, d, &t, &f);
     return f;
 }
 

@@ -1,57 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Plans: the strategy, the ladder of tiles, parameters, grids. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-#include "gen.h"
-
-static Device device(const char *name) {
-    Device d;
-    Err e = {0};
-    assert_int_equal(device_find(name, &d, &e), 0);
-    return d;
-}
-
-/* Plans from text; the error when there is one. */
-static Err try_plan(const char *spec, const char *shape, const Device *d,
-                    const Pins *pins, Plan *p) {
-    attnc_spec s = ATTNC_SPEC_DEFAULT;
-    attnc_shape h = ATTNC_SHAPE_DEFAULT;
-    Err e = {0};
-    assert_int_equal(spec_parse(spec, &s, &e), 0);
-    assert_int_equal(shape_parse(shape, &h, &e), 0);
-    plan_choose(&s, &h, d, pins, p, &e);
-    return e;
-}
-
-static Plan plan(const char *spec, const char *shape, const char *name,
-                 const Pins *pins) {
-    Device d = device(name);
-    Plan p;
-    Err e = try_plan(spec, shape, &d, pins, &p);
-    if (e.code)
-        fail_msg("%s", e.text);
-    return p;
-}
-
-static char *identity(const Plan *p) {
-    Str s = {0};
-    plan_identity(p, &s);
-    return s.text;
-}
-
-static bool same_identity(const Plan *a, const Plan *b) {
-    char *x = identity(a), *y = identity(b);
-    bool same = !strcmp(x, y);
-    free(x);
-    free(y);
-    return same;
-}
+#include "gen_util.h"
 
 /* ---- one step ---------------------------------------------------------- */
 

@@ -1,63 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Plans for GPUs: families, splits, text and identity. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <time.h>
 
-#include <cmocka.h>
-
-#include "gen.h"
-
-static Device device(const char *name) {
-    Device d;
-    Err e = {0};
-    if (device_find(name, &d, &e))
-        fail_msg("%s", e.text);
-    return d;
-}
-
-static Plan plan_on(const Device *d, const char *spec, const char *shape,
-                    const Pins *pins) {
-    attnc_spec s = ATTNC_SPEC_DEFAULT;
-    attnc_shape h = ATTNC_SHAPE_DEFAULT;
-    Err e = {0};
-    Plan p;
-    assert_int_equal(spec_parse(spec, &s, &e), 0);
-    assert_int_equal(shape_parse(shape, &h, &e), 0);
-    if (plan_choose(&s, &h, d, pins, &p, &e))
-        fail_msg("%s", e.text);
-    return p;
-}
-
-static Plan plan(const char *name, const char *spec, const char *shape) {
-    Device d = device(name);
-    return plan_on(&d, spec, shape, NULL);
-}
-
-static char *identity(const Plan *p) {
-    Str s = {0};
-    plan_identity(p, &s);
-    return s.text;
-}
-
-static bool same_identity(const Plan *a, const Plan *b) {
-    char *x = identity(a), *y = identity(b);
-    bool same = !strcmp(x, y);
-    free(x);
-    free(y);
-    return same;
-}
+#include "gen_util.h"
 
 /* ---- one step ----------------------------------------------------------- */
 
 static void a_dense_forward_is_one_step(void **state) {
     (void)state;
-    Plan p = plan("H200", "dtype=bf16 head_dim=128",
-                  "seqlen_q=4096 "
-                  "seqlen_k=4096 batch=8");
+    Plan p = plan("dtype=bf16 head_dim=128",
+                  "seqlen_q=4096 seqlen_k=4096 batch=8", "H200", NULL);
     const Step *s = &p.step[0];
     CudaSmem m;
     assert_int_equal(p.nstep, 1);
@@ -84,7 +36,8 @@ static void tiles_differ_between_chips(void **state) {
     const char *spec = "dtype=f16 head_dim=128";
     const char *shape = "seqlen_q=4096 seqlen_k=4096 batch=4 heads=16 "
                         "kv_heads=16";
-    Plan t4 = plan("T4", spec, shape), h200 = plan("H200", spec, shape);
+    Plan t4 = plan(spec, shape, "T4", NULL);
+    Plan h200 = plan(spec, shape, "H200", NULL);
     assert_memory_not_equal(t4.step[0].tile.v, h200.step[0].tile.v,
                             sizeof t4.step[0].tile.v);
     assert_true(t4.step[0].smem_bytes <= 64 * 1024);
@@ -105,7 +58,8 @@ static void every_spec_has_a_plan_on_every_chip(void **state) {
         "seqlen_q=1 seqlen_k=1", "batch=1000 seqlen_q=777 seqlen_k=13"};
     for (int i = 0; i < device_count(); i++)
         for (int k = 0; k < 24 && device_at(i)->kind == DEVICE_CUDA; k++) {
-            Plan p = plan(device_at(i)->name, specs[k % 6], shapes[k / 6]);
+            Plan p =
+                plan(specs[k % 6], shapes[k / 6], device_at(i)->name, NULL);
             for (int j = 0; j < p.nstep; j++) {
                 const Step *s = &p.step[j];
                 assert_int_equal(s->tile.from, FROM_MODEL);
@@ -120,8 +74,9 @@ static void every_spec_has_a_plan_on_every_chip(void **state) {
 
 static void decoding_is_split_and_combined(void **state) {
     (void)state;
-    Plan p = plan("A100", "dtype=f16 head_dim=128 sink=1",
-                  "seqlen_q=1 seqlen_k=65536 heads=32 kv_heads=8");
+    Plan p =
+        plan("dtype=f16 head_dim=128 sink=1",
+             "seqlen_q=1 seqlen_k=65536 heads=32 kv_heads=8", "A100", NULL);
     assert_int_equal(p.nstep, 2);
     assert_int_equal(p.step[0].role, ROLE_fwd_split);
     assert_int_equal(p.step[1].tile.family, TILE_cuda_combine);
@@ -147,7 +102,7 @@ static void full_chips_are_not_split(void **state) {
                                          "seqlen_q=16384 seqlen_k=16384",
                                          "seqlen_q=1 seqlen_k=300"};
     for (int i = 0; i < 3; i++) {
-        Plan p = plan("A100", "dtype=f16", shapes[i]);
+        Plan p = plan("dtype=f16", shapes[i], "A100", NULL);
         assert_int_equal(p.nstep, 1);
     }
 }
@@ -155,11 +110,11 @@ static void full_chips_are_not_split(void **state) {
 static void growing_keys_share_few_kernels(void **state) {
     (void)state;
     int kernels = 1;
-    Plan before = plan("A100", "dtype=f16", "seqlen_q=1 seqlen_k=1000");
+    Plan before = plan("dtype=f16", "seqlen_q=1 seqlen_k=1000", "A100", NULL);
     for (int n = 1000; n < 9000; n += 111) {
         char shape[64];
         snprintf(shape, sizeof shape, "seqlen_q=1 seqlen_k=%d", n);
-        Plan p = plan("A100", "dtype=f16", shape);
+        Plan p = plan("dtype=f16", shape, "A100", NULL);
         kernels += !same_identity(&before, &p);
         before = p;
     }
@@ -176,8 +131,8 @@ static void batch_invariant_bits_do_not_depend_on_the_batch(void **state) {
     for (int i = 0; i < 4; i++) {
         char many[96];
         snprintf(many, sizeof many, "%s batch=64", alone[i % 2]);
-        Plan p = plan("H200", specs[i / 2], alone[i % 2]);
-        Plan q = plan("H200", specs[i / 2], many);
+        Plan p = plan(specs[i / 2], alone[i % 2], "H200", NULL);
+        Plan q = plan(specs[i / 2], many, "H200", NULL);
         const Tile *t = &p.step[0].tile, *u = &q.step[0].tile;
         int split = tile_field_index(t->family, "split_k");
         assert_int_equal(p.nstep, q.nstep);
@@ -225,8 +180,9 @@ static void plans_read_back(void **state) {
     (void)state;
     static const char *const names[] = {"T4", "H200", "emu:sm_80"};
     for (int i = 0; i < 6; i++) {
-        Plan p = plan(names[i % 3], "dtype=f16 mask=causal",
-                      i / 3 ? "seqlen_q=1 seqlen_k=9000" : "");
+        Plan p =
+            plan("dtype=f16 mask=causal",
+                 i / 3 ? "seqlen_q=1 seqlen_k=9000" : "", names[i % 3], NULL);
         Plan again;
         Err e = {0};
         Str a = {0}, b = {0};
@@ -276,8 +232,8 @@ static void a_plan_takes_little_time(void **state) {
     struct timespec a, b;
     clock_gettime(CLOCK_MONOTONIC, &a);
     for (int i = 0; i < 10; i++)
-        plan("H200", "dtype=bf16 head_dim=128 mask=causal",
-             "seqlen_q=2048 seqlen_k=32768");
+        plan("dtype=bf16 head_dim=128 mask=causal",
+             "seqlen_q=2048 seqlen_k=32768", "H200", NULL);
     clock_gettime(CLOCK_MONOTONIC, &b);
     double ms = (double)(b.tv_sec - a.tv_sec) * 1e2 +
                 (double)(b.tv_nsec - a.tv_nsec) * 1e-7;

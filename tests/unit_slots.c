@@ -2,13 +2,8 @@
  * From launch arguments to what kernels read: sizes, workspace, slots, and
  * every refusal of a launch. */
 #include <limits.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include <cmocka.h>
-
+#include "gen_util.h"
 #include "runtime.h"
 
 enum { B = 2, H = 6, HK = 2, NQ = 5, NK = 7, D = 8, DV = 12 };
@@ -20,23 +15,11 @@ static const int32_t cu_q[B + 1] = {0, 5, 8}, cu_k[B + 1] = {0, 0, 7};
 static const float numbers[H] = {1, 2, 3, 4, 5, 6};
 
 /* A plan for a spec of head dims D and DV, and a shape's promises. */
-static Plan plan_of(const char *spec, const char *shape) {
-    attnc_spec s = ATTNC_SPEC_DEFAULT, checked;
-    attnc_shape h = ATTNC_SHAPE_DEFAULT, checked_shape;
-    const Pins pins = {0};
-    Device d;
-    Plan p;
-    Err e = {0};
-    s.head_dim = D;
-    s.head_dim_v = DV;
-    assert_int_equal(spec_parse(spec, &s, &e), 0);
-    assert_int_equal(shape_parse(shape, &h, &e), 0);
-    assert_int_equal(spec_check(&s, &checked, &e), 0);
-    assert_int_equal(shape_check(&h, &checked_shape, &e), 0);
-    assert_int_equal(device_find("avx2", &d, &e), 0);
-    assert_int_equal(plan_choose(&checked, &checked_shape, &d, &pins, &p, &e),
-                     0);
-    return p;
+static Plan plan_of(const char *spec_text, const char *shape_text) {
+    char text[160];
+    snprintf(text, sizeof text, "head_dim=%d head_dim_v=%d %s", D, DV,
+             spec_text);
+    return plan(text, shape_text, "avx2", NULL);
 }
 
 static attnc_tensor packed(void *data, int64_t heads, int64_t rows,

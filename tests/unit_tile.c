@@ -1,44 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Tiles: names, text, the one body of legality, the search space. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-#include "gen.h"
-
-static Device device(const char *name) {
-    Device d;
-    Err e = {0};
-    assert_int_equal(device_find(name, &d, &e), 0);
-    return d;
-}
-
-static attnc_spec spec(const char *text) {
-    attnc_spec s = ATTNC_SPEC_DEFAULT, out;
-    Err e = {0};
-    assert_int_equal(spec_parse(text, &s, &e), 0);
-    assert_int_equal(spec_check(&s, &out, &e), 0);
-    return out;
-}
-
-/* The tile that AVX2 likes, with some fields changed. */
-static Tile tile(const char *changes) {
-    Tile t = {.family = TILE_cpu_fwd};
-    Err e = {0};
-    assert_int_equal(
-        tile_parse("block_q=384,block_k=64,vecs=3,keys=4,dims=4", &t, &e), 0);
-    assert_int_equal(tile_parse(changes, &t, &e), 0);
-    return t;
-}
+#include "gen_util.h"
 
 static void expect_illegal(const char *changes, const char *spec_text,
                            const char *reason) {
     attnc_spec s = spec(spec_text);
     Device d = device("avx2");
-    Tile t = tile(changes);
+    Tile t = avx2_tile(changes);
     char why[120];
     assert_false(tile_legal(&s, &ATTNC_SHAPE_DEFAULT, &d, &t, why));
     assert_string_equal(why, reason);
@@ -58,7 +26,8 @@ static void names_are_those_of_the_list(void **state) {
 
 static void text_reads_back(void **state) {
     (void)state;
-    Tile t = tile("split_k=128,copy_kv=1"), again = {.family = TILE_cpu_fwd};
+    Tile t = avx2_tile("split_k=128,copy_kv=1"),
+         again = {.family = TILE_cpu_fwd};
     Err e = {0};
     Str s = {0};
     tile_print(&t, &s);
@@ -81,7 +50,7 @@ static void bad_text_changes_nothing(void **state) {
         {"vecs=2,keys", "tile: keys: '' is not a number of 0..2147483647"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        Tile t = tile(""), before = t;
+        Tile t = avx2_tile(""), before = t;
         Err e = {0};
         assert_int_equal(tile_parse(bad[i].pairs, &t, &e), ERR_REQUEST);
         assert_string_equal(e.text, bad[i].text);
@@ -124,7 +93,7 @@ static void a_tile_must_fit_the_sram(void **state) {
     (void)state;
     attnc_spec s = spec("");
     Device d = device("avx2");
-    Tile t = tile("block_q=2400");
+    Tile t = avx2_tile("block_q=2400");
     char why[120];
     assert_false(tile_legal(&s, &ATTNC_SHAPE_DEFAULT, &d, &t, why));
     assert_non_null(strstr(why, " bytes of SRAM, there are 524288"));
@@ -138,7 +107,7 @@ static void a_cpu_tile_needs_a_cpu(void **state) {
     (void)state;
     attnc_spec s = spec("");
     Device d = device("H200");
-    Tile t = tile("");
+    Tile t = avx2_tile("");
     char why[120];
     assert_false(tile_legal(&s, &ATTNC_SHAPE_DEFAULT, &d, &t, why));
     assert_string_equal(why, "family cpu_fwd needs a CPU, not sm_90a");
@@ -169,7 +138,7 @@ enum { MANY = 8000 };
 static Candidate found[MANY];
 
 static bool among(const Candidate *c, int n, const char *changes) {
-    Tile want = tile(changes);
+    Tile want = avx2_tile(changes);
     for (int i = 0; i < n; i++) {
         if (c[i].legal && !memcmp(c[i].tile.v, want.v, sizeof want.v))
             return true;

@@ -1,32 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Tiles for GPUs: legality from numbers alone, shared memory, the search. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-#include "gen.h"
+#include "gen_util.h"
 
 static const char *const gpus[] = {"T4",   "A100", "RTX 3090", "RTX 4090",
                                    "H200", "B200", "RTX 5090"};
 enum { GPUS = 7 };
-
-static Device device(const char *name) {
-    Device d;
-    Err e = {0};
-    assert_int_equal(device_find(name, &d, &e), 0);
-    return d;
-}
-
-static attnc_spec spec(const char *text) {
-    attnc_spec s = ATTNC_SPEC_DEFAULT, out;
-    Err e = {0};
-    assert_int_equal(spec_parse(text, &s, &e), 0);
-    assert_int_equal(spec_check(&s, &out, &e), 0);
-    return out;
-}
 
 static Tile tile(int family, const char *pairs) {
     Tile t = {.family = family};
