@@ -139,29 +139,37 @@ static int reap(pid_t pid) {
     return status;
 }
 
-int child_run(char *const argv[], int in, const char *tmp, Str *log, Err *e) {
+int child_start(Process *c, char *const argv[], int in, const char *tmp,
+                Err *e) {
     int out[2];
-    pid_t pid;
+    *c = (Process){.name = argv[0]};
     if (pipe2(out, O_CLOEXEC) != 0)
         return err_set(e, ATTNC_E_IO, "compile", NULL, "no pipe: %s",
-                       strerror(errno)),
-               -1;
-    int rc = spawn(argv, in, out[1], tmp, &pid);
+                       strerror(errno));
+    int rc = spawn(argv, in, out[1], tmp, &c->pid);
     close(out[1]);
-    if (rc != 0) {
-        close(out[0]);
-        return err_set(e, ATTNC_E_COMPILE, "compile", NULL,
-                       "cannot start %s: %s", argv[0], strerror(rc)),
-               -1;
-    }
-    bool in_time = drain(out[0], log);
+    c->output = out[0];
+    if (rc == 0)
+        return 0;
     close(out[0]);
+    return err_set(e, ATTNC_E_COMPILE, "compile", NULL, "cannot start %s: %s",
+                   argv[0], strerror(rc));
+}
+
+int child_wait(Process *c, Str *log, Err *e) {
+    bool in_time = drain(c->output, log);
+    close(c->output);
     if (!in_time)
-        kill(pid, SIGKILL);
-    int status = reap(pid);
+        kill(c->pid, SIGKILL);
+    int status = reap(c->pid);
     if (!in_time)
         return err_set(e, ATTNC_E_COMPILE, "compile", NULL,
-                       "%s ran longer than %d s", argv[0], TIME_MAX_MS / 1000),
+                       "%s ran longer than %d s", c->name, TIME_MAX_MS / 1000),
                -1;
     return status;
+}
+
+int child_run(char *const argv[], int in, const char *tmp, Str *log, Err *e) {
+    Process c;
+    return child_start(&c, argv, in, tmp, e) ? -1 : child_wait(&c, log, e);
 }

@@ -185,10 +185,20 @@ int cuda_ordinal(const char *arch);
 
 enum { CHILD_STOLEN = 1 << 20 }; /* it ended, but the host reaped it */
 
-/* Runs argv with a clean signal mask, default handlers and few variables in
- * its environment; `in` is its standard input (or -1), `tmp` its TMPDIR. Its
- * output goes to *log. Returns the wait status, CHILD_STOLEN, or -1 with *e
- * set when it could not be started or ran too long. */
+typedef struct Process {
+    pid_t pid;
+    int output; /* read end of what it writes */
+    const char *name;
+} Process;
+
+/* Starts argv with a clean signal mask, default handlers and few variables in
+ * its environment; `in` is its standard input (or -1), `tmp` its TMPDIR. */
+int child_start(Process *c, char *const argv[], int in, const char *tmp,
+                Err *e);
+/* Its output goes to *log. Returns the wait status, CHILD_STOLEN, or -1 with
+ * *e set when it ran too long. Every child started is to be waited for. */
+int child_wait(Process *c, Str *log, Err *e);
+/* Both; -1 also when it could not be started. */
 int child_run(char *const argv[], int in, const char *tmp, Str *log, Err *e);
 /* Full path of a program on PATH; false: not there. */
 bool program_find(const char *name, char path[512]);

@@ -114,6 +114,40 @@ static void compile_and_call(const char *list, const char *version) {
     unmake(&m);
 }
 
+/* Each unit alone is not enough. */
+static void units_meet_in_one_module(void **state) {
+    (void)state;
+    static const char text[] = "/* two */\n#define UNITS 2\n"
+                               "int half(void);\n"
+                               "#if UNIT == 1\n"
+                               "int half(void) { return 21; }\n"
+                               "#elif UNIT == 2\n"
+                               "int whole(void) { return 2 * half(); }\n"
+                               "#else\n"
+                               "int half(void) { return 21; }\n"
+                               "int whole(void) { return 2 * half(); }\n"
+                               "#endif\n";
+    Made m;
+    assert_int_equal(make(NULL, "portable", text, &m), 0);
+    assert_int_equal(call(&m.binary, "whole"), 42);
+    unmake(&m);
+}
+
+/* The second unit's fault is told, at its line. */
+static void a_unit_that_fails_is_told(void **state) {
+    (void)state;
+    static const char text[] = "/* two */\n#define UNITS 2\n"
+                               "#if UNIT == 2\n"
+                               "int whole(void) { return nothing; }\n"
+                               "#endif\nint f;\n";
+    Made m;
+    if (probe_cpus() < 2)
+        skip();
+    assert_int_equal(make(NULL, "portable", text, &m), ATTNC_E_COMPILE);
+    assert_non_null(strstr(m.e.text, "cpu/b.c.in:40: "));
+    unmake(&m);
+}
+
 static bool have(const char *name) {
     char path[512];
     return program_find(name, path);
@@ -474,6 +508,8 @@ static void bytes_that_are_no_object_are_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        TEST(units_meet_in_one_module),
+        TEST(a_unit_that_fails_is_told),
         TEST(clang_and_gcc_make_code_that_runs),
         TEST(without_ld_the_compiler_links),
         TEST(the_list_decides_which_compiler),

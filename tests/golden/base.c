@@ -36,6 +36,16 @@ typedef f32_any elem; /* of Q, K, V and O: f32 */
 /* A stage stays a function of its own, so that it is optimised once. */
 #define STAGE static __attribute__((noinline))
 
+/* Two compilers take a unit each, side by side: 1 is the work on one tile of
+ * keys, 2 the rest. Without -DUNIT both are here. */
+#define UNITS 2
+#ifdef UNIT
+#define IN_UNIT(n) (UNIT == n)
+#else
+#define IN_UNIT(n) 1
+#endif
+#define BETWEEN_UNITS __attribute__((visibility("hidden")))
+
 /* ---- primitives: AVX2, FMA, F16C --------------------------------------- */
 
 /* The larger of each lane; b where either is NaN. */
@@ -335,69 +345,10 @@ static int cut_tile(const struct job *w, const struct tile *t, const i32 *pos,
     return c->n > 0;
 }
 
-/* ---- transpose: x[i][l] and x[l][i] change places ---------------------- */
-/* At distance h, rows i and i + h swap their blocks off the diagonal. */
-static inline void swap4(vec *a, vec *b) {
-    vec low = *a, high = *b;
-    *a = __builtin_shufflevector(low, high, 0, 1, 2, 3, 8, 9, 10, 11);
-    *b = __builtin_shufflevector(low, high, 4, 5, 6, 7, 12, 13, 14, 15);
-}
+BETWEEN_UNITS void step_tile(const struct fwd_args *a, const struct job *w,
+                             struct tile *t, i64 sub, char *scratch);
 
-static inline void swap2(vec *a, vec *b) {
-    vec low = *a, high = *b;
-    *a = __builtin_shufflevector(low, high, 0, 1, 8, 9, 4, 5, 12, 13);
-    *b = __builtin_shufflevector(low, high, 2, 3, 10, 11, 6, 7, 14, 15);
-}
-
-static inline void swap1(vec *a, vec *b) {
-    vec low = *a, high = *b;
-    *a = __builtin_shufflevector(low, high, 0, 8, 2, 10, 4, 12, 6, 14);
-    *b = __builtin_shufflevector(low, high, 1, 9, 3, 11, 5, 13, 7, 15);
-}
-
-static inline void transpose(vec x[LANES]) {
-    vec a0 = x[0], a1 = x[1], a2 = x[2], a3 = x[3], a4 = x[4], a5 = x[5], a6 = x[6], a7 = x[7];
-    swap4(&a0, &a4); swap4(&a1, &a5); swap4(&a2, &a6); swap4(&a3, &a7);
-    swap2(&a0, &a2); swap2(&a1, &a3); swap2(&a4, &a6); swap2(&a5, &a7);
-    swap1(&a0, &a1); swap1(&a2, &a3); swap1(&a4, &a5); swap1(&a6, &a7);
-    x[0] = a0; x[1] = a1; x[2] = a2; x[3] = a3; x[4] = a4; x[5] = a5; x[6] = a6; x[7] = a7;
-}
-
-/* ---- load_q: a sub-block of Q, scaled and transposed ------------------- */
-/* reads: MICRO rows of Q, the last valid one again past the end
- * writes: qt[WORDS][MICRO], pos[MICRO] and the empty state   syncs: none */
-STAGE void load_q(const struct fwd_args *a, const struct job *w, i64 sub,
-                  char *scratch) {
-    const f32 scale = a->scale * LOG2_E;
-    const struct rows *g = &w->rows;
-    f32 *qt = (f32 *)(scratch + AT_QT) + sub * WORDS * MICRO;
-    i32 *pos = (i32 *)(scratch + AT_POS) + sub * MICRO;
-    const elem *row[MICRO];
-    LOOP for (i64 l = 0; l < MICRO; l++) {
-        i64 r = g->r0 + least(sub * MICRO + l, g->count - 1);
-        row[l] = q_row(a, w, r);
-        pos[l] = (i32)(query_of(g, r) - w->i0);
-    }
-    LOOP for (i64 l = 0; l < MICRO; l += LANES) {
-        LOOP for (i64 e = 0; e < WORDS; e += LANES) {
-            vec x[LANES];
-            for (i64 i = 0; i < LANES; i++)
-                x[i] = (vec)q_words(row[l + i], e, scale);
-            transpose(x);
-            for (i64 i = 0; i < LANES; i++)
-                *(vec *)(qt + (e + i) * MICRO + l) = x[i];
-        }
-    }
-    vec *max = (vec *)(scratch + AT_MAX) + sub * VECS;
-    vec *sum = (vec *)(scratch + AT_SUM) + sub * VECS;
-    vec *ot = (vec *)(scratch + AT_OT) + sub * DIM_V * VECS;
-    LOOP for (i64 v = 0; v < VECS; v++) {
-        max[v] = all(-3.40282347e38f);
-        sum[v] = (vec){0};
-    }
-    LOOP for (i64 e = 0; e < DIM_V * VECS; e++)
-        ot[e] = (vec){0};
-}
+#if IN_UNIT(1)
 
 /* ---- ahead: rows of the next tile come while this one is worked on ----- */
 
@@ -560,6 +511,106 @@ STAGE void pv(const struct tile *t, const struct cut *c, struct ahead *h,
     }
 }
 
+/* ---- step_tile: a tile of keys against one sub-block of queries -------- */
+/* reads: qt, K, V   writes: s, ot, max, sum   syncs: none */
+void step_tile(const struct fwd_args *a, const struct job *w, struct tile *t, i64 sub,
+               char *scratch) {
+    const f32 *qt = (const f32 *)(scratch + AT_QT) + sub * WORDS * MICRO;
+    f32 *ot = (f32 *)(scratch + AT_OT) + sub * DIM_V * MICRO;
+    vec *max = (vec *)(scratch + AT_MAX) + sub * VECS;
+    vec *sum = (vec *)(scratch + AT_SUM) + sub * VECS;
+    const i32 *pos = (const i32 *)(scratch + AT_POS) + sub * MICRO;
+    f32 *s = (f32 *)(scratch + AT_S);
+    vec top[VECS], fix[VECS];
+    struct cut c;
+    if (!cut_tile(w, t, pos, &c))
+        return;
+    struct ahead h = look_ahead(a, w, t, &c, sub);
+    qk(a, t, &c, &h, qt, s, top);
+    int moved = softmax(c.n, s, top, max, sum, fix);
+    {
+        pv(t, &c, &h, s, ot, fix, moved);
+    }
+}
+#endif
+
+#if IN_UNIT(2)
+
+/* ---- transpose: x[i][l] and x[l][i] change places ---------------------- */
+/* At distance h, rows i and i + h swap their blocks off the diagonal. One
+ * function through memory: compiled once, and off the hot path. */
+static inline void swap4(vec *a, vec *b) {
+    vec low = *a, high = *b;
+    *a = __builtin_shufflevector(low, high, 0, 1, 2, 3, 8, 9, 10, 11);
+    *b = __builtin_shufflevector(low, high, 4, 5, 6, 7, 12, 13, 14, 15);
+}
+
+static inline void swap2(vec *a, vec *b) {
+    vec low = *a, high = *b;
+    *a = __builtin_shufflevector(low, high, 0, 1, 8, 9, 4, 5, 12, 13);
+    *b = __builtin_shufflevector(low, high, 2, 3, 10, 11, 6, 7, 14, 15);
+}
+
+static inline void swap1(vec *a, vec *b) {
+    vec low = *a, high = *b;
+    *a = __builtin_shufflevector(low, high, 0, 8, 2, 10, 4, 12, 6, 14);
+    *b = __builtin_shufflevector(low, high, 1, 9, 3, 11, 5, 13, 7, 15);
+}
+
+STAGE void transpose(vec x[LANES]) {
+    vec a0 = x[0], a1 = x[1], a2 = x[2], a3 = x[3], a4 = x[4], a5 = x[5], a6 = x[6], a7 = x[7];
+    swap4(&a0, &a4); swap4(&a1, &a5); swap4(&a2, &a6); swap4(&a3, &a7);
+    swap2(&a0, &a2); swap2(&a1, &a3); swap2(&a4, &a6); swap2(&a5, &a7);
+    swap1(&a0, &a1); swap1(&a2, &a3); swap1(&a4, &a5); swap1(&a6, &a7);
+    x[0] = a0; x[1] = a1; x[2] = a2; x[3] = a3; x[4] = a4; x[5] = a5; x[6] = a6; x[7] = a7;
+}
+
+/* ---- load_q: a sub-block of Q, scaled and transposed ------------------- */
+/* reads: MICRO rows of Q, the last valid one again past the end
+ * writes: qt[WORDS][MICRO], pos[MICRO] and the empty state   syncs: none */
+STAGE void load_q(const struct fwd_args *a, const struct job *w, i64 sub,
+                  char *scratch) {
+    const f32 scale = a->scale * LOG2_E;
+    const struct rows *g = &w->rows;
+    f32 *qt = (f32 *)(scratch + AT_QT) + sub * WORDS * MICRO;
+    i32 *pos = (i32 *)(scratch + AT_POS) + sub * MICRO;
+    const elem *row[MICRO];
+    LOOP for (i64 l = 0; l < MICRO; l++) {
+        i64 r = g->r0 + least(sub * MICRO + l, g->count - 1);
+        row[l] = q_row(a, w, r);
+        pos[l] = (i32)(query_of(g, r) - w->i0);
+    }
+    LOOP for (i64 l = 0; l < MICRO; l += LANES) {
+        LOOP for (i64 e = 0; e < WORDS; e += LANES) {
+            vec x[LANES];
+            LOOP for (i64 i = 0; i < LANES; i++)
+                x[i] = (vec)q_words(row[l + i], e, scale);
+            transpose(x);
+            LOOP for (i64 i = 0; i < LANES; i++)
+                *(vec *)(qt + (e + i) * MICRO + l) = x[i];
+        }
+    }
+    vec *max = (vec *)(scratch + AT_MAX) + sub * VECS;
+    vec *sum = (vec *)(scratch + AT_SUM) + sub * VECS;
+    vec *ot = (vec *)(scratch + AT_OT) + sub * DIM_V * VECS;
+    LOOP for (i64 v = 0; v < VECS; v++) {
+        max[v] = all(-3.40282347e38f);
+        sum[v] = (vec){0};
+    }
+    LOOP for (i64 e = 0; e < DIM_V * VECS; e++)
+        ot[e] = (vec){0};
+}
+
+/* ---- open_tile: where the rows of a tile of keys are read -------------- */
+/* reads: rows of K, V where they are copied   writes: t   syncs: none */
+static void open_tile(const struct fwd_args *a, const struct job *w, struct tile *t,
+                      char *scratch) {
+    t->k = k_row(a, w, t->lo);
+    t->v = v_row(a, w, t->lo);
+    t->k_step = a->k_stride_n;
+    t->v_step = a->v_stride_n;
+}
+
 /* ---- row_ptr of the results -------------------------------------------- */
 
 static inline elem *o_row(const struct fwd_args *a, const struct rows *g, i64 r) {
@@ -591,7 +642,7 @@ STAGE void store(const struct fwd_args *a, const struct job *w, i64 sub,
             row[i] = o_row(a, g, r0 + i);
         LOOP for (i64 e = 0; e < DIM_V; e += LANES) {
             vec x[LANES];
-            for (i64 i = 0; i < LANES; i++)
+            LOOP for (i64 i = 0; i < LANES; i++)
                 x[i] = ((const vec *)ot)[(e + i) * VECS + v] * scale;
             transpose(x);
             LOOP for (i64 i = 0; i < rows; i++)
@@ -599,36 +650,6 @@ STAGE void store(const struct fwd_args *a, const struct job *w, i64 sub,
         }
         LOOP for (i64 i = 0; i < rows; i++)
             save_lse(a, g, r0 + i, lse_of(m[i] * LN_2, l[i]));
-    }
-}
-
-/* ---- one tile of keys against one sub-block of queries ----------------- */
-
-static void open_tile(const struct fwd_args *a, const struct job *w, struct tile *t,
-                      char *scratch) {
-    t->k = k_row(a, w, t->lo);
-    t->v = v_row(a, w, t->lo);
-    t->k_step = a->k_stride_n;
-    t->v_step = a->v_stride_n;
-}
-
-static void step_tile(const struct fwd_args *a, const struct job *w, struct tile *t,
-                      i64 sub, char *scratch) {
-    const f32 *qt = (const f32 *)(scratch + AT_QT) + sub * WORDS * MICRO;
-    f32 *ot = (f32 *)(scratch + AT_OT) + sub * DIM_V * MICRO;
-    vec *max = (vec *)(scratch + AT_MAX) + sub * VECS;
-    vec *sum = (vec *)(scratch + AT_SUM) + sub * VECS;
-    const i32 *pos = (const i32 *)(scratch + AT_POS) + sub * MICRO;
-    f32 *s = (f32 *)(scratch + AT_S);
-    vec top[VECS], fix[VECS];
-    struct cut c;
-    if (!cut_tile(w, t, pos, &c))
-        return;
-    struct ahead h = look_ahead(a, w, t, &c, sub);
-    qk(a, t, &c, &h, qt, s, top);
-    int moved = softmax(c.n, s, top, max, sum, fix);
-    {
-        pv(t, &c, &h, s, ot, fix, moved);
     }
 }
 
@@ -650,3 +671,4 @@ void attn_fwd_f32_d8_none__avx2_8x8(const u64 *slots, char *scratch, i64 item) {
     LOOP for (i64 u = 0; u < subs; u++)
         store(a, &w, u, scratch);
 }
+#endif
