@@ -103,6 +103,18 @@ static inline attnc_context *context(const attnc_options *op) {
     return c;
 }
 
+/* One that compiles nothing. */
+static inline attnc_context *builtin(void) {
+    attnc_options op = options();
+    op.compilers = "";
+    return context(&op);
+}
+
+static inline void drop(attnc_plan *p, attnc_context *c) {
+    attnc_plan_release(p);
+    attnc_context_destroy(c);
+}
+
 static inline attnc_spec causal(void) {
     attnc_spec s = ATTNC_SPEC_DEFAULT;
     s.head_dim = DIM;

@@ -119,6 +119,15 @@ typedef struct Case {
                    .kv_heads = 1, .nq = 1, .nk = 1, .scale = NAN}
 /* clang-format on */
 
+static inline Case case_of(int dtype, int d, int dv, int mask) {
+    Case c = CASE_INIT;
+    c.spec.dtype = dtype;
+    c.spec.head_dim = d;
+    c.spec.head_dim_v = dv;
+    c.spec.mask = mask;
+    return c;
+}
+
 /* One tensor: guard, rows, and for outputs a guard behind. `kept` is what must
  * be there afterwards, results aside. */
 typedef struct Block {

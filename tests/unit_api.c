@@ -22,8 +22,7 @@ static void a_kernel_is_compiled_once_then_found(void **state) {
     prepare_says(c, "memory");
     assert_int_equal(launch(p, arguments()), 0);
     result_is_right();
-    attnc_plan_release(p);
-    attnc_context_destroy(c);
+    drop(p, c);
     assert_int_equal(compiled(), 1);
 }
 
@@ -50,9 +49,7 @@ static void equal_requests_give_the_same_plan(void **state) {
 
 static void pins_make_another_plan(void **state) {
     (void)state;
-    attnc_options op = options();
-    op.compilers = "";
-    attnc_context *c = context(&op);
+    attnc_context *c = builtin();
     attnc_spec s = causal();
     attnc_plan *p;
     attnc_prepare_options pins = {sizeof pins, "block_q=7,block_k=5"};
@@ -112,8 +109,7 @@ static void without_a_compiler_the_builtin_serves_and_says_so(void **state) {
         run_is_right(c);
         assert_int_equal(log.lines, 1);
         assert_non_null(strstr(log.last, "built-in"));
-        attnc_plan_release(p);
-        attnc_context_destroy(c);
+        drop(p, c);
     }
 }
 
@@ -199,14 +195,12 @@ static void errors_belong_to_their_thread(void **state) {
 
 static void null_pointers_are_refused(void **state) {
     (void)state;
-    attnc_options op = options();
-    op.compilers = "";
-    attnc_context *c = context(&op);
+    attnc_context *c = builtin();
     attnc_spec s = causal();
     attnc_args a = arguments();
     attnc_plan *p;
     size_t bytes;
-    failed(attnc_context_create(&op, NULL), ATTNC_E_REQUEST, "NULL");
+    failed(attnc_context_create(NULL, NULL), ATTNC_E_REQUEST, "NULL");
     failed(attnc_prepare(NULL, &s, NULL, &p), ATTNC_E_REQUEST, "ctx");
     failed(attnc_prepare(c, NULL, NULL, &p), ATTNC_E_REQUEST, "spec");
     failed(attnc_prepare(c, &s, NULL, NULL), ATTNC_E_REQUEST, "out");
@@ -256,9 +250,7 @@ static void bad_options_are_refused(void **state) {
 
 static void open_structs_may_be_shorter_but_not_wiser(void **state) {
     (void)state;
-    attnc_options op = options();
-    op.compilers = "";
-    attnc_context *c = context(&op);
+    attnc_context *c = builtin();
     struct {
         attnc_args a;
         int64_t later;
@@ -277,8 +269,7 @@ static void open_structs_may_be_shorter_but_not_wiser(void **state) {
     assert_int_equal(attnc_plan_get_info(p, &info), 0);
     assert_string_equal(info.text, "untouched");
     assert_string_equal(info.compiler, "builtin");
-    attnc_plan_release(p);
-    attnc_context_destroy(c);
+    drop(p, c);
 }
 
 /* ---- many at once ------------------------------------------------------- */
@@ -404,9 +395,7 @@ static void *prepare_and_run(void *arg) {
 
 static void threads_may_prepare_different_specs(void **state) {
     (void)state;
-    attnc_options op = options();
-    op.compilers = "";
-    attnc_context *c = context(&op);
+    attnc_context *c = builtin();
     pthread_t t[4];
     void *faults;
     for (int i = 0; i < 4; i++)

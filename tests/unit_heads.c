@@ -8,11 +8,7 @@ static const int dims[] = {1,  8,  20,  40,  56,  64,  72, 80,
 enum { DIMS = sizeof(dims) / sizeof(dims[0]) };
 
 static void check_dims(attnc_context *ctx, int dtype, int d, int dv) {
-    Case c = CASE_INIT;
-    c.spec.dtype = dtype;
-    c.spec.head_dim = d;
-    c.spec.head_dim_v = dv;
-    c.spec.mask = ATTNC_MASK_CAUSAL;
+    Case c = case_of(dtype, d, dv, ATTNC_MASK_CAUSAL);
     c.batch = 2;
     c.heads = c.kv_heads = 2;
     c.nq = 37;

@@ -21,10 +21,8 @@ static void a_plan_outlives_its_context(void **state) {
 static void the_workspace_is_checked_and_never_left(void **state) {
     (void)state;
     enum { GUARD = 4096 };
-    attnc_options op = options();
-    op.compilers = "";
     const char *from;
-    attnc_context *c = context(&op);
+    attnc_context *c = builtin();
     attnc_plan *p = prepared(c, &from);
     attnc_args a = arguments();
     size_t bytes;
@@ -46,15 +44,12 @@ static void the_workspace_is_checked_and_never_left(void **state) {
         assert_int_equal(block[GUARD + bytes + (size_t)i], (char)0xa5);
     }
     free(block);
-    attnc_plan_release(p);
-    attnc_context_destroy(c);
+    drop(p, c);
 }
 
 static void a_stream_is_no_argument_of_a_cpu(void **state) {
     (void)state;
-    attnc_options op = options();
-    op.compilers = "";
-    attnc_context *c = context(&op);
+    attnc_context *c = builtin();
     attnc_spec s = causal();
     attnc_args a = arguments();
     failed(attnc_run(c, &s, &a, &a), ATTNC_E_REQUEST, "stream");
@@ -75,8 +70,7 @@ static void code_for_another_machine_is_made_but_not_run(void **state) {
         fail_msg("%s", attnc_last_error()->text);
     failed(launch(p, arguments()), ATTNC_E_MISSING, op.target);
     assert_true(*attnc_last_error()->hint);
-    attnc_plan_release(p);
-    attnc_context_destroy(c);
+    drop(p, c);
 }
 
 /* Compiled for where that is possible, never run on something else. */
@@ -177,8 +171,7 @@ static void a_forked_child_can_go_on(void **state) {
             int rc = attnc_run(c, &s, &a, NULL);
             rc = rc ? rc : launch(p, arguments());
             rc = rc ? rc : row_error(0, 5) > 1e-5;
-            attnc_plan_release(p);
-            attnc_context_destroy(c);
+            drop(p, c);
             _exit(rc != 0);
         }
         int status;
@@ -186,17 +179,14 @@ static void a_forked_child_can_go_on(void **state) {
         assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
     }
     run_is_right(c);
-    attnc_plan_release(p);
-    attnc_context_destroy(c);
+    drop(p, c);
 }
 
 /* ---- run ---------------------------------------------------------------- */
 
 static void run_takes_what_it_is_given(void **state) {
     (void)state;
-    attnc_options op = options();
-    op.compilers = "";
-    attnc_context *c = context(&op);
+    attnc_context *c = builtin();
     attnc_spec s = causal();
     attnc_args a = arguments();
     static char odd[SIZE_Q * 4 + 8];
@@ -245,15 +235,12 @@ static void a_split_plan_takes_any_number_of_keys(void **state) {
     for (int i = 0; i < SIZE_Q; i++)
         assert_true(o[i] == 0);
     assert_true(isinf(lse[3]) && lse[3] < 0);
-    attnc_plan_release(p);
-    attnc_context_destroy(c);
+    drop(p, c);
 }
 
 static void many_lengths_need_few_plans(void **state) {
     (void)state;
-    attnc_options op = options();
-    op.compilers = "";
-    attnc_context *c = context(&op);
+    attnc_context *c = builtin();
     attnc_spec s = causal();
     for (int n = 1; n <= ROWS; n++) {
         attnc_args a = arguments();
@@ -268,9 +255,7 @@ static void many_lengths_need_few_plans(void **state) {
 
 static void unused_plans_do_not_pile_up(void **state) {
     (void)state;
-    attnc_options op = options();
-    op.compilers = "";
-    attnc_context *c = context(&op);
+    attnc_context *c = builtin();
     attnc_spec s = causal();
     attnc_plan *held, *p;
     assert_int_equal(attnc_prepare(c, &s, NULL, &held), 0);

@@ -4,10 +4,7 @@
 #include "case.h"
 
 static Case judged_case(int dtype) {
-    Case c = CASE_INIT;
-    c.spec.dtype = dtype;
-    c.spec.head_dim = 32;
-    c.spec.mask = ATTNC_MASK_CAUSAL;
+    Case c = case_of(dtype, 32, 32, ATTNC_MASK_CAUSAL);
     c.batch = 2;
     c.heads = 4;
     c.kv_heads = 2;

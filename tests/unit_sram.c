@@ -17,11 +17,7 @@ static const struct {
 enum { SPECS = sizeof(specs) / sizeof(specs[0]) };
 
 static Case case_at(int i) {
-    Case c = CASE_INIT;
-    c.spec.dtype = specs[i].dtype;
-    c.spec.head_dim = specs[i].d;
-    c.spec.head_dim_v = specs[i].dv;
-    c.spec.mask = specs[i].mask;
+    Case c = case_of(specs[i].dtype, specs[i].d, specs[i].dv, specs[i].mask);
     c.left = c.right = specs[i].mask == ATTNC_MASK_WINDOW ? 60 : 0;
     c.heads = 4;
     c.kv_heads = 2;

@@ -7,11 +7,7 @@
 #include "case.h"
 
 static Case case_for(int dtype) {
-    Case c = CASE_INIT;
-    c.spec.dtype = dtype;
-    c.spec.head_dim = 24;
-    c.spec.head_dim_v = 17;
-    c.spec.mask = ATTNC_MASK_CAUSAL;
+    Case c = case_of(dtype, 24, 17, ATTNC_MASK_CAUSAL);
     c.mode = ATTNC_OFFSET_BR;
     return c;
 }

@@ -14,11 +14,7 @@ static const struct {
 enum { SPECS = sizeof(specs) / sizeof(specs[0]), TILES = 7 };
 
 static Case case_at(int i) {
-    Case c = CASE_INIT;
-    c.spec.dtype = specs[i].dtype;
-    c.spec.head_dim = specs[i].d;
-    c.spec.head_dim_v = specs[i].dv;
-    c.spec.mask = specs[i].mask;
+    Case c = case_of(specs[i].dtype, specs[i].d, specs[i].dv, specs[i].mask);
     c.spec.lens_k = specs[i].lens;
     c.spec.varlen = specs[i].varlen;
     c.spec.alibi = specs[i].alibi;

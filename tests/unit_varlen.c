@@ -4,11 +4,8 @@
 #include "case.h"
 
 static Case varlen_case(int dtype, int mask) {
-    Case c = CASE_INIT;
+    Case c = case_of(dtype, 16, 16, mask);
     c.spec.varlen = 1;
-    c.spec.dtype = dtype;
-    c.spec.head_dim = 16;
-    c.spec.mask = mask;
     if (mask == ATTNC_MASK_WINDOW)
         c.left = c.right = 9;
     if (mask == ATTNC_MASK_PREFIX)
