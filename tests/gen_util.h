@@ -14,6 +14,21 @@
 
 #include "gen.h"
 
+/* A file of the source tree as text; skips the test where that is not. */
+static inline const char *source_text(const char *name) {
+    static char text[65536];
+    char path[512];
+    const char *source = getenv("SOURCE");
+    if (!source)
+        skip();
+    snprintf(path, sizeof path, "%s/%s", source, name);
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    text[fread(text, 1, sizeof text - 1, f)] = 0;
+    fclose(f);
+    return text;
+}
+
 static inline Device device(const char *name) {
     Device d;
     Err e = {0};

@@ -14,8 +14,9 @@ static Case judged_case(int dtype) {
     return c;
 }
 
-/* The f64 results, rounded to the type, as those of a launch. */
+/* Fresh data, and the f64 results, rounded to the type, as a launch's. */
 static void answer(const Case *c, Data *d) {
+    data_make(c, d);
     size_t n = (size_t)(c->batch * c->heads * c->nq);
     int dv = case_dv(c), size = dtype_bytes(c->spec.dtype);
     double *o = malloc(sizeof(double) * n * (size_t)dv);
@@ -48,7 +49,6 @@ static void right_results_pass(void **state) {
     for (int dtype = 0; dtype < 3; dtype++) {
         Case c = judged_case(dtype);
         Data d;
-        data_make(&c, &d);
         answer(&c, &d);
         RefCheck r = judge(&c, &d);
         assert_true(r.ok && r.coverage == 1 && !r.why[0]);
@@ -74,7 +74,6 @@ static void wrong_results_fail(void **state) {
     for (int dtype = 0; dtype < 3; dtype++) {
         Case c = judged_case(dtype);
         Data d;
-        data_make(&c, &d);
         answer(&c, &d);
         check_spoilt(&c, &d, 150, NAN);
         check_spoilt(&c, &d, 299, INFINITY);
@@ -97,7 +96,6 @@ static void one_wrong_row_among_many_fails(void **state) {
         c.offset = 0;
         c.batch = 16;
         c.nk = 4;
-        data_make(&c, &d);
         answer(&c, &d);
         memset(element(&c, &d.args.o, 7, 2, 123), 0,
                (size_t)(32 * dtype_bytes(dtype)));

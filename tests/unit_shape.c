@@ -1,14 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The shape: hints and promises, checked and printed. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-#include "gen.h"
+#include "gen_util.h"
 
 static Err fault(const char *text) {
     attnc_shape h = ATTNC_SHAPE_DEFAULT, out;
@@ -108,16 +100,8 @@ static void text_reads_back_and_promises_stand_alone(void **state) {
 
 static void the_docs_list_every_field(void **state) {
     (void)state;
-    char path[512], row[80];
-    static char text[65536];
-    const char *source = getenv("SOURCE");
-    if (!source)
-        skip();
-    snprintf(path, sizeof path, "%s/docs/spec.md", source);
-    FILE *f = fopen(path, "r");
-    assert_non_null(f);
-    text[fread(text, 1, sizeof text - 1, f)] = 0;
-    fclose(f);
+    char row[80];
+    const char *text = source_text("docs/spec.md");
     Str all = {0};
     shape_print(&ATTNC_SHAPE_DEFAULT, &all);
     const char *at = all.text;

@@ -1,14 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The spec: text and structs in, checked; canonical text out. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-#include "gen.h"
+#include "gen_util.h"
 
 static attnc_spec parsed(const char *text) {
     attnc_spec s = ATTNC_SPEC_DEFAULT;
@@ -209,17 +201,7 @@ static void look_up(void *user, const char *name, const char *def,
 
 static void the_docs_list_every_field(void **state) {
     (void)state;
-    char path[512];
-    const char *source = getenv("SOURCE");
-    if (!source)
-        skip();
-    snprintf(path, sizeof path, "%s/docs/spec.md", source);
-    FILE *f = fopen(path, "r");
-    assert_non_null(f);
-    static char text[65536];
-    text[fread(text, 1, sizeof text - 1, f)] = 0;
-    fclose(f);
-    spec_fields(look_up, text);
+    spec_fields(look_up, (void *)source_text("docs/spec.md"));
 }
 
 /* ---- util.c ------------------------------------------------------------ */
