@@ -330,6 +330,76 @@ static void give(const Kernel *k, void *workspace, void *stream) {
         c->free_async((uint64_t)(uintptr_t)workspace, stream);
 }
 
+/* ---- memory for the command --------------------------------------------- */
+
+static uint64_t address_of(const void *p) {
+    return (uint64_t)(uintptr_t)p;
+}
+
+/* The driver with the module's GPU current; NULL with *e set. */
+static const Cuda *at_gpu(const Kernel *k, Err *e) {
+    const Loaded *l = k->module;
+    const Cuda *c = no_gpu(k, e) ? NULL : cuda_find(e);
+    CuContext current = NULL;
+    int code = c ? c->context_get(&current) : 0;
+    if (c && !code && current != l->primary)
+        code = c->context_push(l->primary); /* for the rest of the process */
+    if (code)
+        cuda_failed(c, code, ATTNC_E_LAUNCH, "memory", "cuCtxPushCurrent", e);
+    return code ? NULL : c;
+}
+
+static int memory_alloc(const Kernel *k, size_t bytes, void **out, Err *e) {
+    uint64_t address = 0;
+    const Cuda *c = at_gpu(k, e);
+    int code = c ? c->alloc(&address, bytes) : 0;
+    *out = (void *)(uintptr_t)address;
+    return code
+               ? cuda_failed(c, code, ATTNC_E_MEMORY, "memory", "cuMemAlloc", e)
+               : e->code;
+}
+
+static void memory_free(const Kernel *k, void *p) {
+    Err none = {0};
+    const Cuda *c = p ? at_gpu(k, &none) : NULL;
+    if (c)
+        c->free(address_of(p));
+}
+
+static int memory_copy(const Kernel *k, void *to, const void *from,
+                       size_t bytes, Err *e) {
+    const Cuda *c = at_gpu(k, e);
+    int code = c ? c->copy(address_of(to), address_of(from), bytes) : 0;
+    return code ? cuda_failed(c, code, ATTNC_E_LAUNCH, "memory", "cuMemcpy", e)
+                : e->code;
+}
+
+static int memory_timed(const Kernel *k, int (*fn)(void *user), void *user,
+                        double *ms, Err *e) {
+    const Cuda *c = at_gpu(k, e);
+    CuEvent event[2] = {NULL, NULL};
+    float elapsed = 0;
+    if (!c)
+        return e->code;
+    int code = c->event_create(&event[0], 0);
+    code = code ? code : c->event_create(&event[1], 0);
+    code = code ? code : c->event_record(event[0], NULL);
+    int rc = code ? 0 : fn(user);
+    code = code || rc ? code : c->event_record(event[1], NULL);
+    code = code || rc ? code : c->event_wait(event[1]);
+    code = code || rc ? code : c->event_ms(&elapsed, event[0], event[1]);
+    for (int i = 0; i < 2; i++)
+        if (event[i])
+            c->event_destroy(event[i]);
+    *ms = elapsed;
+    return code ? cuda_failed(c, code, ATTNC_E_LAUNCH, "launch",
+                              "cuEventSynchronize", e)
+                : rc;
+}
+
+static const Memory memory = {memory_alloc, memory_free, memory_copy,
+                              memory_timed};
+
 const Backend backend_cuda = {"cuda",
                               kind,
                               compile,
@@ -338,6 +408,6 @@ const Backend backend_cuda = {"cuda",
                               unload,
                               .spills = spills,
                               .own_compiler = true,
-                              .device_memory = true,
+                              .memory = &memory,
                               .take = take,
                               .give = give};

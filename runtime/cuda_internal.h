@@ -12,6 +12,7 @@ typedef struct CuContext *CuContext;
 typedef struct CuLibrary *CuLibrary;
 typedef struct CuKernel *CuKernel;
 typedef struct CuStream *CuStream;
+typedef struct CuEvent *CuEvent;
 typedef uint64_t CuPointer;
 
 /* X(our name, symbol, parameters): all of them there since CUDA 12.0 */
@@ -49,7 +50,15 @@ typedef uint64_t CuPointer;
     X(memset8, cuMemsetD8Async,                                                \
       (CuPointer, unsigned char, size_t, CuStream))                            \
     X(alloc_async, cuMemAllocAsync, (CuPointer *, size_t, CuStream))           \
-    X(free_async, cuMemFreeAsync, (CuPointer, CuStream))
+    X(free_async, cuMemFreeAsync, (CuPointer, CuStream))                       \
+    X(alloc, cuMemAlloc_v2, (CuPointer *, size_t))                             \
+    X(free, cuMemFree_v2, (CuPointer))                                         \
+    X(copy, cuMemcpy, (CuPointer to, CuPointer from, size_t))                  \
+    X(event_create, cuEventCreate, (CuEvent *, unsigned flags))                \
+    X(event_record, cuEventRecord, (CuEvent, CuStream))                        \
+    X(event_wait, cuEventSynchronize, (CuEvent))                               \
+    X(event_ms, cuEventElapsedTime, (float *, CuEvent, CuEvent))               \
+    X(event_destroy, cuEventDestroy_v2, (CuEvent))
 
 typedef struct Cuda {
 #define X(name, symbol, parameters) int(*name) parameters;

@@ -53,6 +53,19 @@ typedef struct Kernel {
     char compiler[96];
 } Kernel;
 
+/* Memory of a device that is not the host's, for who has no other way to it:
+ * the command. All wait until they are done. */
+typedef struct Memory {
+    int (*alloc)(const Kernel *k, size_t bytes, void **out, Err *e);
+    void (*free)(const Kernel *k, void *p);
+    /* Between host and device, either way. */
+    int (*copy)(const Kernel *k, void *to, const void *from, size_t bytes,
+                Err *e);
+    /* The device's own time for what `launch` launches on the NULL stream. */
+    int (*timed)(const Kernel *k, int (*launch)(void *user), void *user,
+                 double *ms, Err *e);
+} Memory;
+
 /* One way to compile, load and run a module. */
 typedef struct Backend {
     const char *name; /* cpu | cuda | emulated */
@@ -69,7 +82,7 @@ typedef struct Backend {
     /* Bytes a thread spills, by the compile log; NULL: does not tell. */
     int64_t (*spills)(const Plan *p, const char *log);
     bool own_compiler;  /* not the children of compile.c */
-    bool device_memory; /* tensors and lengths are not the host's */
+    const struct Memory *memory; /* NULL: tensors are the host's */
     /* Workspace for one launch on the stream; NULL: the host's memory. */
     int (*take)(const Kernel *k, size_t bytes, void *stream, void **out,
                 Err *e);

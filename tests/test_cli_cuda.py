@@ -4,6 +4,8 @@ PTX, devices."""
 import hashlib
 import json
 import os
+import shutil
+import subprocess
 import unittest
 
 from _cli import Case
@@ -114,6 +116,50 @@ class Emit(Case):
             self.refused("emit", "--target", target, flag, "-o",
                          self.path("out"), says=(flag, says))
             self.assertFalse(os.path.exists(self.path("out")))
+
+
+class FakeGpu(Case):
+    """A driver that takes everything and computes nothing."""
+
+    def setUp(self):
+        super().setUp()
+        source = os.path.join(os.environ["SOURCE"], "tests/fake/cuda.c")
+        cc = shutil.which("cc")
+        if not cc:
+            self.skipTest("no cc to build the fake driver with")
+        subprocess.run([cc, "-shared", "-fPIC", "-o",
+                        self.path("libcuda.so.1"), source], check=True)
+        self.env = dict(LD_LIBRARY_PATH=self.dir, FAKE_H200="1")
+        if not self.object("devices")["nvrtc"]["found"]:
+            self.skipTest("no NVRTC")
+
+    def test_run_goes_to_the_gpu_and_nowhere_else(self):
+        args = ("run", "--target", "cuda", "--dtype", "f16", "--seqlen", "64",
+                "--head-dim", "32")
+        j = self.object(*args, env=self.env)
+        self.assertEqual((j["target"], j["device"]), ("cuda", "H200"))
+        self.assertEqual(j["time_ms"]["median"], 0.5)  # of its events
+        # O stays as poisoned: no CPU has helped out.
+        self.good(*args, "--check", rc=1, env=self.env)
+
+    def test_decoding_has_a_workspace_there(self):
+        j = self.object("run", "--target", "cuda:0", "--dtype", "f16",
+                        "--seqlen", "1", "--seqlen-k", "20000", "--mask",
+                        "causal", "--lens-k", "15000", env=self.env)
+        self.assertEqual(len(j["steps"]), 2)
+        self.assertGreater(j["workspace_bytes"], 0)
+
+    def test_the_gpu_is_told(self):
+        j = self.object("devices", env=self.env)
+        self.assertEqual([(g["name"], g["arch"]) for g in j["gpus"]],
+                         [("H200", "sm_90a")])
+        self.assertIn("H200", self.good("devices", env=self.env))
+        self.refused("run", "--target", "cuda:1", env=self.env,
+                     says=("GPU 1", "has 1"))
+
+    def test_a_chip_that_is_not_here(self):
+        self.refused("run", "--target", "T4", "--dtype", "f16", "--seqlen",
+                     "64", rc=3, env=self.env, says="no GPU")
 
 
 class Devices(Case):

@@ -19,28 +19,7 @@
 
 static FakeCuda *fake;
 
-/* An H200 as its driver describes it. */
-static void pretend_h200(void) {
-    memset(fake, 0, sizeof *fake);
-    fake->driver = 12040;
-    fake->devices = 1;
-    strcpy(fake->name, "NVIDIA H200");
-    fake->attribute[13] = 1980000;  /* kHz */
-    fake->attribute[16] = 132;      /* SMs */
-    fake->attribute[36] = 3201000;  /* kHz of memory */
-    fake->attribute[37] = 6144;     /* bits of bus */
-    fake->attribute[38] = 52428800; /* L2 */
-    fake->attribute[39] = 2048;
-    fake->attribute[75] = 9;
-    fake->attribute[76] = 0;
-    fake->attribute[81] = 233472;
-    fake->attribute[82] = 65536;
-    fake->attribute[97] = 232448;
-    fake->attribute[106] = 32;
-    fake->attribute[111] = 1024;
-    fake->memory = 0x7f0000000000;
-    fake->bytes = 1 << 30;
-}
+static void (*pretend_h200)(void);
 
 /* ---- finding ------------------------------------------------------------ */
 
@@ -453,6 +432,7 @@ int main(int argc, char **argv) {
         return run_with_fake(argv);
     void *lib = dlopen("libcuda.so.1", RTLD_NOW);
     fake = lib ? dlsym(lib, "fake_cuda") : NULL;
+    *(void **)&pretend_h200 = lib ? dlsym(lib, "fake_pretend_h200") : NULL;
     bool found = nvrtc_find(NULL, &info, &looked);
     str_free(&looked);
     if (!fake || !found) {

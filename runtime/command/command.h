@@ -255,7 +255,8 @@ void progress_show(const char *what, double done);
 typedef struct Run {
     Problem problem;
     Inputs in;
-    attnc_args args;
+    attnc_args args;   /* in the host's memory */
+    attnc_args device; /* the same in the device's, if it has its own */
     attnc_context *ctx;
     attnc_plan *plan;
     attnc_plan_info info;
@@ -265,6 +266,14 @@ typedef struct Run {
     bool checked;
     RefCheck check;
 } Run;
+
+/* ---- device_args.c: for devices with memory of their own ---------------- */
+
+/* Copies the inputs to the device and makes room for results and workspace. */
+int device_args_make(Run *r, Err *e);
+/* Fetches O and LSE. */
+int device_args_fetch(Run *r, Err *e);
+void device_args_free(Run *r);
 
 double run_median(const Run *r);
 void report_text(const Options *o, const Run *r, Str *out);

@@ -30,6 +30,8 @@ static int prepare(const Options *o, Run *r, Err *e) {
     if (attnc_workspace(r->plan, &r->args, &bytes) != 0)
         return session_error(e);
     r->args.workspace_bytes = bytes;
+    if (r->plan->module->kernel.backend->memory)
+        return device_args_make(r, e);
     r->args.workspace = aligned_alloc(64, (bytes / 64 + 1) * 64);
     if (!r->args.workspace)
         return err_set(e, ERR_MEMORY, "command", NULL,
@@ -48,6 +50,25 @@ double run_median(const Run *r) {
     return r->runs % 2 ? r->ms[half] : (r->ms[half - 1] + r->ms[half]) / 2;
 }
 
+static int launch_once(void *user) {
+    Run *r = user;
+    bool own = r->plan->module->kernel.backend->memory != NULL;
+    return attnc_launch(r->plan, own ? &r->device : &r->args, NULL);
+}
+
+/* By the device's clock where it has one. */
+static int launch_timed(Run *r, double *ms, Err *e) {
+    const Kernel *k = &r->plan->module->kernel;
+    double start = now_ms();
+    if (k->backend->memory) {
+        int rc = k->backend->memory->timed(k, launch_once, r, ms, e);
+        return rc && !e->code ? session_error(e) : rc;
+    }
+    int rc = launch_once(r);
+    *ms = now_ms() - start;
+    return rc ? session_error(e) : 0;
+}
+
 /* A warm launch, then the timed ones. */
 static int launch(const Options *o, Run *r, Err *e) {
     const attnc_spec *s = &r->problem.spec;
@@ -59,13 +80,17 @@ static int launch(const Options *o, Run *r, Err *e) {
     if (!r->ms)
         return err_set(e, ERR_MEMORY, "command", NULL, "out of memory");
     for (int64_t i = -1; i < r->runs; i++) {
-        double start = now_ms();
-        if (attnc_launch(r->plan, &r->args, NULL) != 0)
-            return session_error(e);
+        double ms;
+        rc = launch_timed(r, &ms, e);
+        if (rc)
+            return rc;
         if (i >= 0)
-            r->ms[i] = now_ms() - start;
+            r->ms[i] = ms;
         progress_show("launches", (double)(i + 2) / (double)(r->runs + 1));
     }
+    rc = device_args_fetch(r, e);
+    if (rc)
+        return rc;
     qsort(r->ms, (size_t)r->runs, sizeof *r->ms, by_time);
     double flops =
         2.0 * (s->head_dim + s->head_dim_v) * problem_pairs(&r->problem);
@@ -136,6 +161,7 @@ static int write_results(const char *dir, const Run *r, Err *e) {
 /* ---- the whole --------------------------------------------------------- */
 
 static void run_free(Run *r) {
+    device_args_free(r);
     attnc_plan_release(r->plan);
     attnc_context_destroy(r->ctx);
     inputs_free(&r->in);

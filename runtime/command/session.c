@@ -21,15 +21,6 @@ static const char *target(const Options *o) {
     return text ? text : "auto";
 }
 
-static int check_kind(const Options *o, const Device *d, Err *e) {
-    if (d->kind != DEVICE_CUDA)
-        return 0;
-    return option_bad(
-        o, OPT_target, e,
-        "CUDA kernels are not in this version; accepted: auto, "
-        "cpu, avx2, avx512, avx512bf16, neon, portable, emu:ARCH");
-}
-
 int session_cache(Cache **out, Err *e) {
     CacheOptions options = {.log = on_log};
     return cache_open(&options, out, e);
@@ -66,11 +57,15 @@ int session_open(const Options *o, int threads, attnc_context **out, Err *e) {
     options.templates_dir = templates_dir();
     options.threads = threads;
     options.log = on_log;
-    if (attnc_context_create(&options, out) != 0)
+    char *cuda_dirs = session_cuda_dirs();
+    options.cuda_dirs = cuda_dirs;
+    int created = attnc_context_create(&options, out);
+    free(cuda_dirs);
+    if (created != 0)
         return session_error(e);
     const Device *device = &(*out)->device;
-    int rc = check_kind(o, device, e);
-    if (rc == 0 && device->kind == DEVICE_CPU && !probe_runs(device->arch))
+    int rc = 0;
+    if (device->kind == DEVICE_CPU && !probe_runs(device->arch))
         rc = err_set(e, ATTNC_E_MISSING, "command", NULL,
                      "--target %s: this machine cannot run %s; nearest: cpu",
                      target(o), device->arch);

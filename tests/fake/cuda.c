@@ -1,11 +1,41 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The driver functions attnc uses, for one thread, without a GPU: each records
  * that it was called and returns what the test wants. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "cuda.h"
 
 FakeCuda fake_cuda;
+
+/* An H200 as its driver describes it. */
+void fake_pretend_h200(void) {
+    fake_cuda = (FakeCuda){0};
+    fake_cuda.driver = 12040;
+    fake_cuda.devices = 1;
+    strcpy(fake_cuda.name, "NVIDIA H200");
+    fake_cuda.attribute[13] = 1980000;  /* kHz */
+    fake_cuda.attribute[16] = 132;      /* SMs */
+    fake_cuda.attribute[36] = 3201000;  /* kHz of memory */
+    fake_cuda.attribute[37] = 6144;     /* bits of bus */
+    fake_cuda.attribute[38] = 52428800; /* L2 */
+    fake_cuda.attribute[39] = 2048;
+    fake_cuda.attribute[75] = 9;
+    fake_cuda.attribute[76] = 0;
+    fake_cuda.attribute[81] = 233472;
+    fake_cuda.attribute[82] = 65536;
+    fake_cuda.attribute[97] = 232448;
+    fake_cuda.attribute[106] = 32;
+    fake_cuda.attribute[111] = 1024;
+    fake_cuda.memory = 0x7f0000000000;
+    fake_cuda.bytes = 1 << 30;
+}
+
+/* For processes that do not know of the fake. */
+__attribute__((constructor)) static void pretend(void) {
+    if (getenv("FAKE_H200"))
+        fake_pretend_h200();
+}
 
 static struct Kernel { char name[96]; } kernels[64];
 static int kernel_count;
@@ -155,5 +185,44 @@ int cuMemAllocAsync(uint64_t *out, size_t n, void *stream) {
 int cuMemFreeAsync(uint64_t at, void *stream) {
     (void)at, (void)stream;
     fake_cuda.frees++;
+    return 0;
+}
+int cuMemAlloc_v2(uint64_t *out, size_t n) {
+    void *p = aligned_alloc(256, (n + 255) / 256 * 256);
+    fake_cuda.allocs++;
+    fake_cuda.memory = 0; /* all of the host's memory is the GPU's now */
+    fake_cuda.bytes = UINTPTR_MAX;
+    *out = (uintptr_t)p;
+    return p ? 0 : 2;
+}
+int cuMemFree_v2(uint64_t at) {
+    fake_cuda.frees++;
+    free((void *)(uintptr_t)at);
+    return 0;
+}
+int cuMemcpy(uint64_t to, uint64_t from, size_t n) {
+    memcpy((void *)(uintptr_t)to, (const void *)(uintptr_t)from, n);
+    return 0;
+}
+int cuEventCreate(void **event, unsigned flags) {
+    (void)flags;
+    *event = &primary;
+    return 0;
+}
+int cuEventRecord(void *event, void *stream) {
+    (void)event, (void)stream;
+    return 0;
+}
+int cuEventSynchronize(void *event) {
+    (void)event;
+    return 0;
+}
+int cuEventElapsedTime(float *ms, void *a, void *b) {
+    (void)a, (void)b;
+    *ms = 0.5f;
+    return 0;
+}
+int cuEventDestroy_v2(void *event) {
+    (void)event;
     return 0;
 }

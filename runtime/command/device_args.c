@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The arguments of a run in the memory of a device that has its own. */
+#include "command.h"
+
+/* One array of a launch: where its address stands, its bytes, and whether the
+ * kernel reads it. */
+typedef struct Array {
+    size_t place; /* in attnc_args */
+    int64_t bytes;
+    bool input;
+} Array;
+
+#define AT(field) offsetof(attnc_args, field)
+enum { ARRAYS = 11 };
+
+static void list_arrays(const Run *r, Array out[ARRAYS]) {
+    const Problem *p = &r->problem;
+    const attnc_args *a = &r->args;
+    int64_t elem = dtype_bytes(p->spec.dtype), heads = a->heads * 4;
+    int64_t ends = (a->batch + 1) * 4;
+    const Array all[ARRAYS] = {
+        {AT(q.data), problem_count(p, TENSOR_q) * elem, true},
+        {AT(k.data), problem_count(p, TENSOR_k) * elem, true},
+        {AT(v.data), problem_count(p, TENSOR_v) * elem, true},
+        {AT(o.data), problem_count(p, TENSOR_o) * elem, true},
+        {AT(lse), r->in.lse_count * 4, true},
+        {AT(lens_k), a->batch * 4, true},
+        {AT(cu_seqlens_q), ends, true},
+        {AT(cu_seqlens_k), ends, true},
+        {AT(slopes), heads, true},
+        {AT(sink), heads, true},
+        {AT(workspace), (int64_t)a->workspace_bytes, false},
+    };
+    for (int i = 0; i < ARRAYS; i++)
+        out[i] = all[i];
+}
+
+static void **place(attnc_args *a, const Array *x) {
+    return (void **)((char *)a + x->place);
+}
+
+/* Outputs go along: they hold NaN until they are written. */
+int device_args_make(Run *r, Err *e) {
+    const Kernel *k = &r->plan->module->kernel;
+    const Memory *m = k->backend->memory;
+    Array all[ARRAYS];
+    int rc = 0;
+    list_arrays(r, all);
+    r->device = r->args;
+    for (int i = 0; i < ARRAYS; i++)
+        *place(&r->device, &all[i]) = NULL;
+    for (int i = 0; i < ARRAYS && !rc; i++) {
+        const void *host = *place(&r->args, &all[i]);
+        void **to = place(&r->device, &all[i]);
+        bool wanted = all[i].input ? host != NULL : all[i].bytes > 0;
+        rc = wanted ? m->alloc(k, (size_t)all[i].bytes + 64, to, e) : 0;
+        if (!rc && wanted && all[i].input)
+            rc = m->copy(k, *to, host, (size_t)all[i].bytes, e);
+    }
+    return rc;
+}
+
+int device_args_fetch(Run *r, Err *e) {
+    const Kernel *k = &r->plan->module->kernel;
+    const Memory *m = k->backend->memory;
+    int64_t elem = dtype_bytes(r->problem.spec.dtype);
+    if (!m)
+        return 0;
+    int rc = m->copy(k, r->args.o.data, r->device.o.data,
+                     (size_t)(problem_count(&r->problem, TENSOR_o) * elem), e);
+    return rc ? rc
+              : m->copy(k, r->args.lse, r->device.lse,
+                        (size_t)r->in.lse_count * 4, e);
+}
+
+void device_args_free(Run *r) {
+    const Kernel *k = r->plan ? &r->plan->module->kernel : NULL;
+    Array all[ARRAYS];
+    if (!k || !k->backend->memory)
+        return;
+    list_arrays(r, all);
+    for (int i = 0; i < ARRAYS; i++)
+        k->backend->memory->free(k, *place(&r->device, &all[i]));
+}
