@@ -5,8 +5,7 @@
 #include <dlfcn.h>
 #include <stdlib.h>
 
-#include "emu.h"
-#include "runtime.h"
+#include "emulated.h"
 
 /* A loaded module; one launch at a time. */
 typedef struct Machine {
@@ -159,36 +158,13 @@ static int add_buffers(const Launch *n) {
 
 /* ---- faults -------------------------------------------------------------- */
 
-/* "cuda/stage/qk.cu.in:33", by emitting the module once more: its text is not
- * kept with the object. */
-static void describe_place(const Launch *n, uint32_t line, Str *out) {
-    Err none = {0};
-    Source s = {0};
-    const struct LuaApi *lua = lua_find(&none);
-    const Templates *t = n->context->templates;
-    uint32_t from = 0;
-    if (lua && !emit_module(n->plan, t, lua, &s, &none) && line <= s.nline)
-        from = line ? s.line[line - 1] : 0;
-    if (from)
-        str_addf(out, "%s:%u", t->t[from >> 16].name, from & 0xffff);
-    else
-        str_addf(out, "line %u", line);
-    source_free(&s);
-}
-
 static int report(const Launch *n, const EmuReport *r, Err *e) {
     int shown = r->nfault < 8 ? r->nfault : 8;
+    EmuPlaces places;
+    emulated_places(n->context, n->plan, &places);
     for (int i = 0; i < shown; i++) {
-        const EmuFault *f = &r->fault[i];
         Str s = {0};
-        describe_place(n, f->line, &s);
-        if (f->other) {
-            str_addf(&s, " and ");
-            describe_place(n, f->other, &s);
-        }
-        str_addf(&s, ": %s: %s (block %u, warp %d, lane %d; %llu times)",
-                 emu_fault_sentence(f->kind), f->text, f->block[0], f->warp,
-                 f->lane, (unsigned long long)f->times);
+        emulated_fault(&places, &r->fault[i], &s);
         if (i == 0)
             err_set(e, ATTNC_E_LAUNCH, "launch", "kernel", "%s",
                     s.text ? s.text : "out of memory");
@@ -196,63 +172,88 @@ static int report(const Launch *n, const EmuReport *r, Err *e) {
             context_log(n->context, ATTNC_LOG_WARNING, "%s", s.text);
         str_free(&s);
     }
+    emulated_places_free(&places);
     return e->code;
 }
 
 /* ---- launch -------------------------------------------------------------- */
 
-static int run_step(const Launch *n, const Step *s, void *entry, uint64_t seed,
-                    Err *e) {
+/* Another schedule and landing of copies with each seed. */
+static EmuConfig config_of(uint64_t seed) {
+    return (EmuConfig){.seed = seed,
+                       .async_mode = (int)(seed % 3),
+                       .race = true,
+                       .resident = 1 + (int)(seed / 3 % 2)};
+}
+
+static int run_step(const Launch *n, const Step *s, void *entry,
+                    const EmuConfig *config, EmuReport *r, Err *e) {
     uint64_t slots[STEP_PARAMS];
     int64_t blocks = extent_size(&s->grid, n->dims);
-    EmuReport r = {0};
-    EmuConfig config = {.seed = seed,
-                        .async_mode = (int)(seed % 3),
-                        .race = true,
-                        .resident = 1 + (int)(seed / 3 % 2)};
     if (blocks < 0 || blocks > INT32_MAX)
         return err_set(e, ATTNC_E_REQUEST, "launch", NULL,
                        "step %s has too many blocks; accepted: up to %d",
                        role_name(s->role), INT32_MAX);
     for (int i = 0; i < s->nparam; i++)
         slots[i] = slot_value(n->plan, &s->param[i], n->args, &n->layout);
-    int rc = emu_launch(n->emu, &config, (EmuEntry)(uintptr_t)entry, slots,
+    int rc = emu_launch(n->emu, config, (EmuEntry)(uintptr_t)entry, slots,
                         (EmuDim){(uint32_t)blocks, 1, 1},
                         (EmuDim){(uint32_t)s->threads, 1, 1},
-                        (uint32_t)s->smem_bytes, &r);
+                        (uint32_t)s->smem_bytes, r);
     if (rc == ERR_MEMORY)
-        err_set(e, ATTNC_E_MEMORY, "launch", NULL, "no memory");
-    else if (r.faults)
-        report(n, &r, e);
-    emu_report_free(&r);
-    return e->code;
+        return err_set(e, ATTNC_E_MEMORY, "launch", NULL, "no memory");
+    return r->faults ? report(n, r, e) : 0;
 }
 
-static int run_steps(const Launch *n, const Kernel *k, Machine *m, Err *e) {
-    uint64_t seed = m->launches++;
-    emu_forget(m->emu);
+static int run_steps(const Launch *n, const Kernel *k, const EmuConfig *config,
+                     EmuReport *reports, Err *e) {
+    emu_forget(n->emu);
     if (add_arguments(n) || add_buffers(n))
         return err_set(e, ATTNC_E_MEMORY, "launch", NULL, "no memory");
-    for (int i = 0; i < n->plan->nstep && !e->code; i++)
-        run_step(n, &n->plan->step[i], k->entry[i], seed, e);
+    for (int i = 0; i < n->plan->nstep && !e->code; i++) {
+        EmuReport own = {0};
+        run_step(n, &n->plan->step[i], k->entry[i], config,
+                 reports ? &reports[i] : &own, e);
+        emu_report_free(&own);
+    }
     return e->code;
 }
 
-static int launch(attnc_context *c, const Plan *p, const Kernel *k,
-                  const attnc_args *a, void *stream, Err *e) {
+/* config NULL: that of the module's next seed; reports NULL: not wanted. */
+static int run(attnc_context *c, const Plan *p, const Kernel *k,
+               const attnc_args *a, const EmuConfig *config, EmuReport *reports,
+               Err *e) {
     Machine *m = k->module;
     Launch n = {.context = c, .plan = p, .args = a, .emu = m->emu};
-    if (stream)
-        return err_set(e, ATTNC_E_REQUEST, "launch", "stream",
-                       "given, but the device is emulated; accepted: NULL");
     dims_fill(a, n.dims);
     if (layout_make(p, n.dims, 0, &n.layout, e) ||
         layout_check(&n.layout, a, e))
         return e->code;
     pthread_mutex_lock(&m->lock);
-    run_steps(&n, k, m, e);
+    EmuConfig next = config_of(m->launches++);
+    run_steps(&n, k, config ? config : &next, reports, e);
     pthread_mutex_unlock(&m->lock);
     return e->code;
+}
+
+static int launch(attnc_context *c, const Plan *p, const Kernel *k,
+                  const attnc_args *a, void *stream, Err *e) {
+    if (stream)
+        return err_set(e, ATTNC_E_REQUEST, "launch", "stream",
+                       "given, but the device is emulated; accepted: NULL");
+    return run(c, p, k, a, NULL, NULL, e);
+}
+
+int emulated_run(const attnc_plan *p, const attnc_args *a,
+                 const EmuConfig *config, EmuReport *reports, Err *e) {
+    const Kernel *k = &p->module->kernel;
+    if (k->backend != &backend_emulated)
+        return err_set(e, ATTNC_E_REQUEST, "launch", "target",
+                       "%s is not emulated; nearest: emu:%s",
+                       p->plan.device.arch, p->plan.device.arch);
+    return args_check(&p->plan, a, e)
+               ? e->code
+               : run(p->ctx, &p->plan, k, a, config, reports, e);
 }
 
 const Backend backend_emulated = {.name = "emulated",
