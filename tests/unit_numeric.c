@@ -161,13 +161,10 @@ static int rows_make(Row rows[ROWS_MAX]) {
 
 /* ---- rows to cases ----------------------------------------------------- */
 
-static void case_of(const Row *r, Case *c) {
+static void row_case(const Row *r, Case *c) {
     const int *v = r->level;
-    *c = (Case)CASE_INIT;
-    c->spec.dtype = v[DTYPE];
-    c->spec.head_dim = head_dims[v[HEAD_DIM]];
-    c->spec.head_dim_v = head_dims_v[v[HEAD_DIM_V]];
-    c->spec.mask = masks[v[MASK]].kind;
+    *c = case_of(v[DTYPE], head_dims[v[HEAD_DIM]], head_dims_v[v[HEAD_DIM_V]],
+                 masks[v[MASK]].kind);
     c->mode = masks[v[MASK]].mode;
     c->offset = masks[v[MASK]].offset;
     c->left = masks[v[MASK]].left;
@@ -229,7 +226,7 @@ static void run_once(attnc_context *ctx, const Case *c) {
 
 static void run_row(attnc_context *ctx, const Row *r) {
     Case c;
-    case_of(r, &c);
+    row_case(r, &c);
     if (r->level[HINTS] == HINT_RUN) {
         shape_of(r, &c, (const int64_t[]){2, 1, 64, 128});
         run_once(ctx, &c);
