@@ -365,6 +365,10 @@ static int families_of(const Plan *p, const Pins *pins, int out[3], Err *e) {
     out[0] = cpu ? TILE_cpu_fwd : cuda_family(&p->spec, &p->device);
     out[1] = cpu ? TILE_cpu_combine : TILE_cuda_combine;
     out[2] = -1;
+    if (!pins->builtin && p->spec.dropout)
+        return err_set(e, ERR_REQUEST, "plan", "dropout",
+                       "1 is not in this version's kernels for %s; nearest: 0",
+                       p->device.arch);
     if (!pins->builtin)
         return 0;
     if (!cpu)

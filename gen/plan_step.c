@@ -104,6 +104,13 @@ static bool uses(const attnc_spec *s, int role, int id) {
         return keys && s->alibi;
     case PARAM_sink:
         return out && s->sink;
+    case PARAM_dropout_threshold:
+    case PARAM_dropout_scale:
+    case PARAM_dropout_seed:
+    case PARAM_dropout_offset:
+    case PARAM_dropout_first:
+    case PARAM_dropout_heads:
+        return keys && s->dropout;
     case PARAM_part_o:
     case PARAM_part_lse:
         return role != ROLE_fwd;

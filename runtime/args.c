@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dropout.h"
 #include "runtime.h"
 
 #define REFUSE(field, ...)                                                     \
@@ -262,6 +263,54 @@ static int check_score(const attnc_spec *s, const attnc_args *a, Err *e) {
     return 0;
 }
 
+/* Heads are told apart by 32 bits. */
+static int check_shard(const attnc_args *a, Err *e) {
+    const int64_t most = (int64_t)1 << 32;
+    int64_t heads = a->dropout_heads ? a->dropout_heads : a->heads;
+    if (a->dropout_b0 < 0 || a->dropout_b0 > most)
+        REFUSE("dropout_b0", "%lld is out of range; accepted: 0..%lld",
+               (long long)a->dropout_b0, (long long)most);
+    if (a->dropout_h0 < 0 || a->dropout_h0 > most)
+        REFUSE("dropout_h0", "%lld is out of range; accepted: 0..%lld",
+               (long long)a->dropout_h0, (long long)most);
+    if (heads < 0 || heads > most || a->dropout_h0 + a->heads > heads)
+        REFUSE("dropout_heads",
+               "%lld; accepted: dropout_h0 + heads = %lld and more",
+               (long long)heads, (long long)(a->dropout_h0 + a->heads));
+    if (heads > most / (a->dropout_b0 + a->batch + (a->batch == 0)))
+        REFUSE("dropout_b0",
+               "(%lld + %lld batch entries) * %lld heads; accepted: at most "
+               "%lld",
+               (long long)a->dropout_b0, (long long)a->batch, (long long)heads,
+               (long long)most);
+    return 0;
+}
+
+static int check_dropout(const attnc_spec *s, const attnc_args *a, Err *e) {
+    const struct {
+        const char *name;
+        bool given;
+    } numbers[] = {{"dropout_p", a->dropout_p != 0},
+                   {"dropout_seed", a->dropout_seed != 0},
+                   {"dropout_offset", a->dropout_offset != 0},
+                   {"dropout_b0", a->dropout_b0 != 0},
+                   {"dropout_h0", a->dropout_h0 != 0},
+                   {"dropout_heads", a->dropout_heads != 0}};
+    for (int i = 0; i < 6 && !s->dropout; i++)
+        if (numbers[i].given)
+            REFUSE(numbers[i].name, "given, but the spec says dropout=0");
+    if (!s->dropout)
+        return 0;
+    if (!(a->dropout_p >= 0 && a->dropout_p < 1) ||
+        dropout_threshold(a->dropout_p) > UINT16_MAX)
+        REFUSE("dropout_p", "%.9g; accepted: 0 <= dropout_p < 1, nearest %.6g",
+               a->dropout_p, a->dropout_p > 0.5 ? 65535 / 65536.0 : 0);
+    if (a->dropout_offset > UINT32_MAX)
+        REFUSE("dropout_offset", "%llu; nearest accepted: %u",
+               (unsigned long long)a->dropout_offset, UINT32_MAX);
+    return check_shard(a, e);
+}
+
 /* Kernels of GPUs count the rows that share a key head in 31 bits. */
 static int check_rows(const Plan *p, const attnc_args *a, Err *e) {
     int64_t group = a->heads / a->kv_heads;
@@ -280,5 +329,6 @@ int args_check(const Plan *p, const attnc_args *a, Err *e) {
     rc = rc ? rc : check_tensors(p, a, e);
     rc = rc ? rc : check_promises(p, a, e);
     rc = rc ? rc : check_mask(&p->spec, a, e);
-    return rc ? rc : check_score(&p->spec, a, e);
+    rc = rc ? rc : check_score(&p->spec, a, e);
+    return rc ? rc : check_dropout(&p->spec, a, e);
 }

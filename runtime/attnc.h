@@ -136,6 +136,14 @@ typedef struct attnc_args {
     const float *sink;        /* [H] */
     void *workspace;          /* attnc_workspace bytes, 64-byte aligned */
     size_t workspace_bytes;
+    /* Dropout, when the spec has it: a weight is dropped with probability
+     * dropout_p, 0 <= dropout_p < 1, the rest is divided by 1 - dropout_p.
+     * Which ones is a function of seed, offset (32 bits), batch entry
+     * dropout_b0 + b, head dropout_h0 + h of dropout_heads (0: heads) and
+     * position alone. */
+    double dropout_p;
+    uint64_t dropout_seed, dropout_offset;
+    int64_t dropout_b0, dropout_h0, dropout_heads;
 } attnc_args;
 #define ATTNC_ARGS_INIT                                                        \
     { .struct_size = sizeof(attnc_args), .scale = NAN }

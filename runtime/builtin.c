@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "convert.h"
+#include "dropout.h"
 #include "runtime.h"
 
 enum { ROWS = BUILTIN_ROWS, KEYS = BUILTIN_KEYS, LANES = BUILTIN_LANES };
@@ -37,8 +38,10 @@ typedef struct Item {
     const attnc_spec *spec;
     int64_t b, hk, q0, k0, nq, nk; /* first packed rows; rows, visible keys */
     int64_t begin, end;            /* keys any row sees */
+    int64_t group;                 /* query heads of a key head */
     int d, dv, dv4, rows;
-    float scale, cap;
+    float scale, cap, grow; /* grow: of what dropout keeps; else 1 */
+    Dropout drop;
     int64_t row[ROWS];          /* position * group + head within the group */
     int64_t lo[ROWS], hi[ROWS]; /* keys it sees */
     int64_t diagonal[ROWS];     /* its position plus the offset */
@@ -220,15 +223,14 @@ static int64_t open_entry(Item *t) {
 /* Rows r0.. of the entry; false when it has none there. Idle lanes repeat the
  * last row. */
 static bool open_rows(Item *t, int64_t r0, int64_t offset) {
-    int64_t group = length(t, AT_heads) / length(t, AT_kv_heads);
-    int64_t left = group * t->nq - r0;
+    int64_t left = t->group * t->nq - r0;
     t->rows = (int)(left < ROWS ? left : ROWS);
     t->begin = t->nk;
     t->end = 0;
     for (int r = 0; r < ROWS && left > 0; r++) {
         int64_t n = r0 + (r < t->rows ? r : t->rows - 1);
-        int64_t h = t->hk * group + n % group;
-        int64_t diagonal = add_sat(n / group, offset);
+        int64_t h = t->hk * t->group + n % t->group;
+        int64_t diagonal = add_sat(n / t->group, offset);
         t->row[r] = n;
         keep(t, diagonal, &t->lo[r], &t->hi[r]);
         t->diagonal[r] = diagonal;
@@ -245,13 +247,12 @@ static bool open_rows(Item *t, int64_t r0, int64_t offset) {
 }
 
 static void load_queries(Item *t) {
-    int64_t group = length(t, AT_heads) / length(t, AT_kv_heads);
     float *row = t->s; /* 2 KEYS x LANES floats: any head_dim */
     for (int r = 0; r < ROWS; r++) {
         float *to = t->qt + (r / LANES * t->d) * LANES + r % LANES;
-        int64_t h = t->hk * group + t->row[r] % group;
+        int64_t h = t->hk * t->group + t->row[r] % t->group;
         load(t->spec->dtype,
-             row_ptr(t, AT_q, AT_q_stride_b, h, t->q0 + t->row[r] / group),
+             row_ptr(t, AT_q, AT_q_stride_b, h, t->q0 + t->row[r] / t->group),
              t->d, row);
         for (int c = 0; c < t->d; c++)
             to[c * LANES] = row[c];
@@ -353,6 +354,23 @@ static void softmax(Item *t, int u, int n, float *ot) {
     }
 }
 
+/* Dropped weights become 0; the sums were formed of all. */
+static void drop(Item *t, int u, int64_t j, int n) {
+    uint16_t numbers[DROPOUT_PATCH];
+    for (int x = 0; x < LANES; x++) {
+        int64_t row = t->row[u * LANES + x], i = row / t->group;
+        int64_t h = t->hk * t->group + row % t->group;
+        for (int r = 0; r < n; r++) {
+            int64_t at = j + r;
+            if (r == 0 || at % DROPOUT_PATCH == 0)
+                dropout_numbers(&t->drop, t->b, h, i, at / DROPOUT_PATCH,
+                                numbers);
+            if (numbers[at % DROPOUT_PATCH] < t->drop.threshold)
+                t->s[r * LANES + x] = 0;
+        }
+    }
+}
+
 /* O^T += V^T P^T, 4 dims at a time. */
 static void weigh(Item *t, int n, float *ot) {
     for (int c = 0; c < t->dv4; c += 4) {
@@ -399,6 +417,8 @@ static void sub_block(Item *t, int u, int64_t j, int n, bool finite) {
     if (!finite)
         memcpy(t->seen, t->s, (size_t)n * LANES * 4);
     softmax(t, u, n, ot);
+    if (t->drop.threshold)
+        drop(t, u, j, n);
     if (finite)
         weigh(t, n, ot);
     else
@@ -409,11 +429,10 @@ static void sub_block(Item *t, int u, int64_t j, int n, bool finite) {
 
 /* No key and no sink: sum 0, O = 0, LSE = -inf. */
 static void store_row(const Item *t, int r) {
-    int64_t group = length(t, AT_heads) / length(t, AT_kv_heads);
-    int64_t h = t->hk * group + t->row[r] % group;
-    int64_t n = t->q0 + t->row[r] / group;
+    int64_t h = t->hk * t->group + t->row[r] % t->group;
+    int64_t n = t->q0 + t->row[r] / t->group;
     const float *ot = t->ot + (r / LANES * t->dv4) * LANES + r % LANES;
-    float sum = t->sum[r], by = sum == 0 ? 0 : 1 / sum;
+    float sum = t->sum[r], by = sum == 0 ? 0 : t->grow / sum;
     char *o = row_ptr(t, AT_o, AT_o_stride_b, h, n);
     int size = dtype_bytes(t->spec->dtype);
     for (int c = 0; c < t->dv; c++)
@@ -436,6 +455,15 @@ static void carve(Item *t, char *scratch) {
     t->seen = t->s + KEYS * LANES;
 }
 
+static void open_dropout(Item *t) {
+    const uint64_t *s = t->slot;
+    t->grow = t->spec->dropout ? scalar(t, AT_dropout_scale) : 1;
+    t->drop = (Dropout){s[AT_dropout_seed], (uint32_t)s[AT_dropout_offset],
+                        (uint32_t)s[AT_dropout_threshold],
+                        (uint32_t)s[AT_dropout_first],
+                        (uint32_t)s[AT_dropout_heads]};
+}
+
 /* Items count the row blocks of a head downwards: under a causal mask the
  * longest come first. */
 void builtin_fwd(const uint64_t *args, char *scratch, int64_t item) {
@@ -446,8 +474,10 @@ void builtin_fwd(const uint64_t *args, char *scratch, int64_t item) {
     t.dv4 = (t.dv + 3) / 4 * 4;
     t.scale = scalar(&t, AT_scale);
     t.cap = scalar(&t, AT_softcap);
+    open_dropout(&t);
     int64_t kv_heads = length(&t, AT_kv_heads);
-    int64_t all = length(&t, AT_heads) / kv_heads * length(&t, AT_seqlen_q);
+    t.group = length(&t, AT_heads) / kv_heads;
+    int64_t all = t.group * length(&t, AT_seqlen_q);
     int64_t blocks = (all + ROWS - 1) / ROWS;
     t.hk = item / blocks % kv_heads;
     t.b = item / blocks / kv_heads;

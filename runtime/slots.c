@@ -3,6 +3,7 @@
  * the 8-byte slots. */
 #include <string.h>
 
+#include "dropout.h"
 #include "runtime.h"
 
 enum { LINE = 64, PAGE = 4096 };
@@ -97,6 +98,10 @@ static float scale_of(const Plan *p, const attnc_args *a) {
     return isnan(a->scale) ? 1.0f / sqrtf((float)p->spec.head_dim) : a->scale;
 }
 
+static int64_t heads_total(const attnc_args *a) {
+    return a->dropout_heads ? a->dropout_heads : a->heads;
+}
+
 static uint64_t address(const void *p) {
     return (uint64_t)(uintptr_t)p;
 }
@@ -137,6 +142,8 @@ static const uint16_t place_of[PARAM_COUNT] = {
     [PARAM_mask_offset] = AT(mask_offset),
     [PARAM_slopes] = AT(slopes),
     [PARAM_sink] = AT(sink),
+    [PARAM_dropout_seed] = AT(dropout_seed),
+    [PARAM_dropout_offset] = AT(dropout_offset),
 };
 #undef AT
 
@@ -152,6 +159,14 @@ uint64_t slot_value(const Plan *p, const Param *param, const attnc_args *a,
         return float_bits(a->softcap);
     case PARAM_mask_offset_mode:
         return (uint64_t)a->mask_offset_mode;
+    case PARAM_dropout_threshold:
+        return dropout_threshold(a->dropout_p);
+    case PARAM_dropout_scale:
+        return float_bits(dropout_scale(dropout_threshold(a->dropout_p)));
+    case PARAM_dropout_first:
+        return (uint64_t)(a->dropout_b0 * heads_total(a) + a->dropout_h0);
+    case PARAM_dropout_heads:
+        return (uint64_t)heads_total(a);
     case PARAM_spec:
         return address(&p->spec);
     }

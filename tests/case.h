@@ -316,6 +316,18 @@ static inline float *heads_make(int64_t heads, float by) {
     return x;
 }
 
+/* A share of a model whose heads and batch lie on several machines. */
+static inline void dropout_make(const Case *c, attnc_args *a) {
+    static const double p[] = {0.1, 0.5, 0.9, 0};
+    a->dropout_p = p[random_int(0, 3)];
+    a->dropout_seed = random_bits();
+    a->dropout_offset = (uint32_t)random_bits();
+    a->dropout_b0 = random_int(0, 100);
+    a->dropout_h0 = random_int(0, 7);
+    if (a->dropout_h0 || random_int(0, 1))
+        a->dropout_heads = c->heads + a->dropout_h0 + random_int(0, 5);
+}
+
 /* Sizes and numbers of the launch. */
 static inline void numbers_make(const Case *c, Data *d) {
     attnc_args *a = &d->args;
@@ -335,6 +347,8 @@ static inline void numbers_make(const Case *c, Data *d) {
         a->slopes = d->slopes = heads_make(c->heads, 0.1f);
     if (c->spec.sink)
         a->sink = d->sink = heads_make(c->heads, 2);
+    if (c->spec.dropout)
+        dropout_make(c, a);
 }
 
 /* Outputs that a launch which writes nothing leaves wrong. */

@@ -53,6 +53,14 @@ OPTIONS = (
     (("--scale", "1e39"), ("--scale",)),
     (("--softcap", "0"), ("--softcap", "> 0")),
     (("--softcap", "-1"), ("--softcap", "> 0")),
+    (("--dropout", "1"), ("--dropout", "0 <= P < 1", "0.999985")),
+    (("--dropout", "-0.5"), ("--dropout", "0 <= P < 1", "nearest 0")),
+    (("--dropout", "some"), ("--dropout", "no number")),
+    (("--dropout", "nan"), ("--dropout", "0 <= P < 1")),
+    (("--seed", "3"), ("--seed", "--dropout P")),
+    (("--offset", "3"), ("--offset", "--dropout P")),
+    (("--dropout", "0.1", "--seed", "-1"), ("--seed", "0")),
+    (("--dropout", "0.1", "--offset", "4294967296"), ("4294967295",)),
     (("--layout", "bnhx"), ("bhnd", "bnhd")),
     (("--lens-k", "5,x", "--batch", "2"), ("--lens-k", "`x`")),
     (("--lens-k", "5,6,7", "--batch", "2"), ("--lens-k", "batch")),
@@ -81,9 +89,7 @@ OPTIONS = (
     (("--pass", "sideways"), ("sideways", "fwd")),
 )
 LATER = (("--score", "s"), ("--tensor", "t=f.npy"), ("--bias", "b.npy"),
-         ("--dropout", "0.1"), ("--dropout", "0"), ("--seed", "3"),
-         ("--offset", "0"), ("--sparsity", "strided"),
-         ("--sparsity-block", "64"))
+         ("--sparsity", "strided"), ("--sparsity-block", "64"))
 
 
 class Requests(Case):
@@ -100,7 +106,6 @@ class Requests(Case):
                     self.refused(verb, *args,
                                  says=(args[0], "not in this version"))
         for verb, *args in (("run", "--do", "do.npy"),
-                            ("run", "--dropout-mask", "m.npy"),
                             ("explain", "--print-blocks"),
                             ("explain", "--head", "0")):
             self.refused(verb, *args, says=(args[0], "not in this version"))

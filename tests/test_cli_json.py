@@ -17,7 +17,7 @@ from _cli import Case, mask
 BUILTIN = {"ATTNC_COMPILERS": ""}
 SPEC = ["pass", "dtype", "f32_math", "head_dim", "head_dim_v", "mask", "lens_k",
         "varlen", "softcap", "alibi", "sink", "deterministic",
-        "batch_invariant"]
+        "batch_invariant", "dropout"]
 VERBS = ("run", "explain", "emit", "devices", "cache")
 
 

@@ -92,7 +92,8 @@ class Lua(Case):
         self.bad("return { ['head-dim'] = 64 }", "nearest: head_dim")
         self.bad("return { heads = 0 }", "heads", "nearest accepted: 1")
         self.bad("return { mask = 'casual' }", "mask", "nearest: causal")
-        self.bad("return { dropout = 0.1 }", "dropout", "not in this version")
+        self.bad("return { dropout = 1.5 }", "dropout", "0 <= P < 1")
+        self.bad("return { bias = 'b.npy' }", "bias", "not in this version")
         for key in ("spec", "json", "out", "check", "help"):
             self.bad("return { %s = 'x' }" % key, key)
 

@@ -43,6 +43,9 @@ void problem_args(const Problem *p, attnc_args *a) {
     a->mask_offset_mode = p->offset_mode;
     a->scale = (float)p->scale;
     a->softcap = (float)p->softcap;
+    a->dropout_p = p->dropout_p;
+    a->dropout_seed = p->dropout_seed;
+    a->dropout_offset = p->dropout_offset;
 }
 
 /* ---- visible pairs ----------------------------------------------------- */

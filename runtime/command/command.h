@@ -137,8 +137,10 @@ typedef struct Problem {
     int64_t left, right, prefix, offset;
     int offset_mode;
     double scale, softcap; /* scale NaN: the default */
-    uint64_t seed;
-    int threads; /* 0: the default */
+    double dropout_p;
+    uint64_t dropout_seed, dropout_offset;
+    uint64_t seed; /* of random inputs */
+    int threads;   /* 0: the default */
     Npy file[FILES]; /* fd -1: not given */
 } Problem;
 
@@ -274,6 +276,16 @@ int device_args_make(Run *r, Err *e);
 /* Fetches O and LSE. */
 int device_args_fetch(Run *r, Err *e);
 void device_args_free(Run *r);
+
+/* ---- dropout.c --------------------------------------------------------- */
+
+/* --dropout, --seed, --offset -> the spec's field and the numbers. */
+int dropout_parse(const Options *o, Problem *p, Err *e);
+/* Can a file be made there? */
+int dropout_mask_check(const char *path, Err *e);
+/* Writes which weights of the run are kept: bool [B,H,Nq,Nk]; packed
+ * sequences [S,H,longest,longest], false outside. */
+int dropout_mask_write(const char *path, const Run *r, Err *e);
 
 double run_median(const Run *r);
 void report_text(const Options *o, const Run *r, Str *out);

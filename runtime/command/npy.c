@@ -316,12 +316,17 @@ const char *npy_shape(const Npy *n, char text[160]) {
 /* ---- writing ----------------------------------------------------------- */
 
 size_t npy_header(char out[512], const int64_t *dim, int rank) {
+    return npy_header_of(out, "<f4", dim, rank);
+}
+
+size_t npy_header_of(char out[512], const char *descr, const int64_t *dim,
+                     int rank) {
     char dims[200];
     put_dims(dims, sizeof dims, dim, rank);
     int len = snprintf(out + 10, 500,
-                       "{'descr': '<f4', 'fortran_order': False, "
+                       "{'descr': '%s', 'fortran_order': False, "
                        "'shape': (%s%s), }",
-                       dims, rank == 1 ? "," : "");
+                       descr, dims, rank == 1 ? "," : "");
     size_t total = ((size_t)len + 11 + 63) / 64 * 64; /* with the newline */
     memset(out + 10 + len, ' ', total - 10 - (size_t)len);
     out[total - 1] = '\n';

@@ -43,5 +43,8 @@ const char *npy_type_name(int type); /* f16 f32 ... */
 /* Header of a version 1.0 file of C-ordered f32; its length, a multiple of
  * 64. */
 size_t npy_header(char out[512], const int64_t *dim, int rank);
+/* The same for elements that NumPy calls `descr`: "|b1" is bool. */
+size_t npy_header_of(char out[512], const char *descr, const int64_t *dim,
+                     int rank);
 
 #endif

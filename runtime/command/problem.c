@@ -366,6 +366,7 @@ int problem_make(const Options *o, Problem *p, Err *e) {
     rc = rc ? rc : mask_parse(o, p, e);
     rc = rc ? rc : take_sizes(o, p, e);
     rc = rc ? rc : take_scalars(o, p, e);
+    rc = rc ? rc : dropout_parse(o, p, e);
     rc = rc ? rc : take_lists(o, p, e);
     for (int i = 0; i < FILES && rc == 0; i++)
         rc = open_file(o, p, i, e);

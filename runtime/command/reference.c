@@ -230,6 +230,29 @@ static float softmax32(const RefProblem *p, Lanes32 *s, int t, int64_t n,
     return l == 0 ? -INFINITY : m + logf(l);
 }
 
+/* ---- dropout ----------------------------------------------------------- */
+
+/* Weights of lane t after dropout: 0, or larger as fewer are left. */
+static void drop(RefWork *w, const RefGroup *g, int t) {
+    const RefProblem *p = w->p;
+    const double grow = 1 / (1 - p->drop.threshold / 65536.0);
+    uint16_t numbers[DROPOUT_PATCH];
+    for (int64_t j = g->begin; j < g->end; j++) {
+        double *x = &w->s[j - g->begin][t];
+        int64_t at = j % DROPOUT_PATCH;
+        if (j == g->begin || at == 0)
+            dropout_numbers(&p->drop, g->b, g->h, g->row[t < g->n ? t : 0],
+                            j / DROPOUT_PATCH, numbers);
+        double by = numbers[at] < p->drop.threshold ? 0 : grow;
+        if (*x != MASKED)
+            *x *= by;
+        if (!p->unfused || w->s32[j - g->begin][t] == (float)MASKED)
+            continue;
+        float *y = &w->s32[j - g->begin][t];
+        *y = round_to(p->s->dtype, *y * (float)by);
+    }
+}
+
 /* ---- O = P V ----------------------------------------------------------- */
 
 static bool all_finite(const float *x, int64_t n) {
@@ -310,6 +333,8 @@ static void group_softmax(RefWork *w, const RefGroup *g) {
         w->lse[t] = softmax(w->s, t, g->end - g->begin, sink);
         if (p->unfused)
             w->lse32[t] = softmax32(p, w->s32, t, g->end - g->begin, sink);
+        if (p->drop.threshold)
+            drop(w, g, t);
     }
 }
 
@@ -350,6 +375,12 @@ int ref_problem_make(const attnc_spec *s, const attnc_args *a, bool unfused,
     p->d = s->head_dim;
     p->dv = s->head_dim_v ? s->head_dim_v : s->head_dim;
     p->scale = isnan(a->scale) ? 1 / sqrtf((float)p->d) : a->scale;
+    p->drop.seed = a->dropout_seed;
+    p->drop.offset = (uint32_t)a->dropout_offset;
+    p->drop.threshold = s->dropout ? dropout_threshold(a->dropout_p) : 0;
+    p->drop.heads = (uint32_t)(a->dropout_heads ? a->dropout_heads : a->heads);
+    p->drop.first =
+        (uint32_t)a->dropout_b0 * p->drop.heads + (uint32_t)a->dropout_h0;
     p->slopes = calloc((size_t)a->heads + 1, sizeof(float));
     if (!p->slopes)
         return err_set(e, ERR_MEMORY, "check", "", "out of memory");

@@ -4,6 +4,7 @@
 #ifndef ATTNC_REFERENCE_ROWS_H
 #define ATTNC_REFERENCE_ROWS_H
 
+#include "dropout.h"
 #include "reference.h"
 
 enum { REF_LANES = 8, REF_TILE = 64 };
@@ -20,6 +21,7 @@ typedef struct RefProblem {
     int d, dv;
     float scale;
     float *slopes; /* [H] */
+    Dropout drop;  /* threshold 0: nothing is dropped */
 } RefProblem;
 
 /* One batch entry or sequence. */

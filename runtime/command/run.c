@@ -173,13 +173,16 @@ static void run_free(Run *r) {
 int verb_run(const Options *o, Str *out, Err *e) {
     Run r = {0};
     const char *dir = o->given[OPT_out].text;
+    const char *kept = o->given[OPT_dropout_mask].text;
     int rc = problem_make(o, &r.problem, e);
     rc = rc || !dir ? rc : outdir_check(dir, e);
+    rc = rc || !kept ? rc : dropout_mask_check(kept, e);
     rc = rc ? rc : inputs_make(&r.problem, &r.in, &r.args, e);
     rc = rc ? rc : prepare(o, &r, e);
     rc = rc ? rc : launch(o, &r, e);
     rc = rc ? rc : check(o, &r, e);
     rc = rc || !dir ? rc : write_results(dir, &r, e);
+    rc = rc || !kept ? rc : dropout_mask_write(kept, &r, e);
     if (rc == 0 && o->given[OPT_json].text)
         rc = report_json(&r, out, e);
     else if (rc == 0)

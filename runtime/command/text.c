@@ -90,10 +90,10 @@ void text_problem(const Problem *p, Str *out) {
     str_addf(out, ", mask ");
     problem_mask_text(p, out);
     static const char *const names[] = {"key lengths", "softcap", "alibi",
-                                        "sink"};
+                                        "sink", "dropout"};
     const int on[] = {p->spec.lens_k, p->spec.softcap, p->spec.alibi,
-                      p->spec.sink};
-    for (int i = 0; i < 4; i++)
+                      p->spec.sink, p->spec.dropout};
+    for (int i = 0; i < 5; i++)
         if (on[i])
             str_addf(out, ", %s", names[i]);
 }
