@@ -205,7 +205,7 @@ typedef struct Pins {
     const char *tile;  /* "block_q=384,block_k=64" or NULL */
     const char *table; /* tuned row for this spec and device, or NULL */
     bool builtin;      /* plan for the precompiled generic kernel */
-    const Tile *avoid; /* tiles the compiler found to spill: not taken */
+    const Tile *avoid; /* found to spill: neither they nor their like */
     int navoid;
 } Pins;
 

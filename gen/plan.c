@@ -159,10 +159,17 @@ static void complete(const Search *f, Tile *t) {
     t->v[f->split_field] = (f->split_k + block_k - 1) / block_k * block_k;
 }
 
-static bool avoided(const Pins *pins, const Tile *t) {
-    for (int i = 0; pins && i < pins->navoid; i++) {
-        if (pins->avoid[i].family == t->family &&
-            !memcmp(pins->avoid[i].v, t->v, sizeof t->v))
+/* What spilled rules out all that wants as many registers and has no more:
+ * other stages or blocks do not help it. */
+static bool avoided(const Search *f, const Tile *t) {
+    const Plan *p = f->plan;
+    const Device *d = &p->device;
+    for (int i = 0; f->pins && i < f->pins->navoid; i++) {
+        const Tile *bad = &f->pins->avoid[i];
+        if (bad->family == t->family && tile_is_cuda(t->family) &&
+            tile_cuda_registers(&p->spec, d, bad) ==
+                tile_cuda_registers(&p->spec, d, t) &&
+            tile_cuda_register_limit(d, t) <= tile_cuda_register_limit(d, bad))
             return true;
     }
     return false;
@@ -188,8 +195,7 @@ static void consider(void *user, const Tile *candidate) {
     char why[120];
     Figures fig;
     complete(f, &t);
-    if (avoided(f->pins, &t) ||
-        !tile_legal(&p->spec, f->shape, &p->device, &t, why))
+    if (avoided(f, &t) || !tile_legal(&p->spec, f->shape, &p->device, &t, why))
         return;
     model_figures(&p->spec, f->shape, &p->device, &t, &fig);
     if (f->found && compare(&f->fig, &fig) <= 0)
