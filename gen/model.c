@@ -150,7 +150,8 @@ static double sram_bytes(const attnc_spec *s, const attnc_shape *h,
 static const double FMA_LATENCY = 4, DOT_LATENCY = 6;
 static const double BROADCAST = 1.5;    /* fitted: loads that one is worth */
 static const double LOAD_SHARE = 0.1;   /* fitted: of loads not hidden */
-static const double L1_SHARE = 0.75;    /* of L1: more is read from SRAM */
+static const double L1_SHARE = 0.95;    /* of L1: more is read from SRAM */
+static const double LINE = 64;          /* of a row of V, read 4 dims a time */
 static const double FAR_LOAD = 2;       /* loads that a vector from there is */
 static const double GROUP_START = 6;    /* fill and drain of a register tile */
 static const double SUM_ROUND_TRIP = 2; /* load, scale, store a sum vector */
@@ -204,7 +205,7 @@ static double score_cycles(const attnc_spec *s, const Device *d, const Tile *t,
     double steps_qk = pairs ? ceil(dim / 2) : dim;
     double steps_pv = pairs ? block_k / 2 : block_k;
     Feed q = feed(d, pairs, steps_qk * vecs * d->vector_bytes);
-    Feed p = feed(d, pairs, block_k * vecs * d->vector_bytes);
+    Feed p = feed(d, pairs, block_k * (vecs * d->vector_bytes + LINE));
     double qk = steps_qk * step_cycles(d, keys, vecs, q) + GROUP_START;
     double full = floor(dim_v / dims), rest = dim_v - full * dims;
     double pv = steps_pv * (full * step_cycles(d, dims, vecs, p) +

@@ -10,7 +10,7 @@
 
 /* ---- numbers ----------------------------------------------------------- */
 
-enum { ROUNDS_MAX = 64, PEAK_MS = 10 };
+enum { ROUNDS_MAX = 64, PEAK_MS = 20 };
 
 /* One figure over the rounds. */
 typedef struct Series {

@@ -266,16 +266,21 @@ STAGE int open_job(const struct fwd_args *a, i64 item, struct job *w) {
     struct rows *g = &w->rows;
     g->group = a->heads / a->kv_heads;
     i64 blocks = (g->group * a->seqlen_q + BLOCK_Q - 1) / BLOCK_Q;
-    g->r0 = (blocks - 1 - item % blocks) * BLOCK_Q;
+    const i64 order = item % blocks;
     g->head = item / blocks % a->kv_heads;
     w->b = item / blocks / a->kv_heads;
     g->batch = w->b;
     g->q_at = w->k_at = 0;
     w->nq = a->seqlen_q;
     w->nk = a->seqlen_k;
-    g->count = least(g->group * w->nq - g->r0, BLOCK_Q);
-    if (g->count <= 0)
+    /* Even blocks: a short last one would leave cores waiting. */
+    const i64 rows = g->group * w->nq, subs = (rows + MICRO - 1) / MICRO;
+    blocks = (rows + BLOCK_Q - 1) / BLOCK_Q;
+    const i64 block = blocks - 1 - order;
+    if (block < 0)
         return 0;
+    g->r0 = subs * block / blocks * MICRO;
+    g->count = least(rows, subs * (block + 1) / blocks * MICRO) - g->r0;
     w->i0 = query_of(g, g->r0);
     w->k_lo = 0;
     w->k_hi = w->nk;
