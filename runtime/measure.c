@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The two figures of a CPU that nobody writes down: the clock it sustains and
- * the rate of its memory. Together some 25 ms, once per machine. */
+ * the rate of its memory. Together some 25 ms, a few times per machine. */
 #include <sched.h>
 #include <stdlib.h>
 #include <time.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Fills a device row from this machine: instruction set, caches, cores by
- * affinity; clock and memory rate are measured once and kept as text. */
+ * affinity; clock and memory rate are measured, and kept as text. */
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -263,25 +264,42 @@ static bool note_path(const char *dir, const Device *d, char path[1024]) {
                            (unsigned long long)id, d->cores) < 1024;
 }
 
-/* Clock and rates from the note of an earlier probe of this machine. */
-static bool read_note(const char *dir, Device *d) {
-    char path[1024], text[1024];
+/* A note is the row as text, its clock and memory rate the best of those
+ * measured, and in a second line how many those are. The first may have met a
+ * busy machine: three more follow, each at least an hour after the last. */
+enum { MEASUREMENTS = 4, APART_S = 3600 };
+
+typedef struct Note {
+    int count; /* of measurements; 0: there is no note */
+    bool due;  /* one more is wanted */
+} Note;
+
+static Note read_note(const char *dir, Device *d) {
+    char path[1024], text[1024], count[16];
+    struct stat st;
     Device old;
     Err e = {0};
-    if (!note_path(dir, d, path))
-        return false;
-    read_line(path, text, sizeof text);
-    if (!*text || device_parse(text, &old, &e) || strcmp(old.name, d->name) ||
-        strcmp(old.arch, d->arch))
-        return false;
+    const Note none = {0, true};
+    FILE *f = note_path(dir, d, path) ? fopen(path, "re") : NULL;
+    if (!f)
+        return none;
+    bool whole = fgets(text, sizeof text, f) && fgets(count, sizeof count, f) &&
+                 fstat(fileno(f), &st) == 0;
+    fclose(f);
+    text[whole ? strcspn(text, "\n") : 0] = 0;
+    if (!whole || atoi(count) < 1 || device_parse(text, &old, &e) ||
+        strcmp(old.name, d->name) || strcmp(old.arch, d->arch))
+        return none;
     d->clock_ghz = old.clock_ghz;
     d->dram_gbs = old.dram_gbs;
-    return true;
+    return (Note){atoi(count), atoi(count) < MEASUREMENTS &&
+                                   time(NULL) - st.st_mtime >= APART_S &&
+                                   access(dir, W_OK) == 0};
 }
 
 /* Appears whole or not at all. A directory that cannot be written costs the
  * next process a measurement. */
-static void write_note(const char *dir, const Device *d) {
+static void write_note(const char *dir, const Device *d, int count) {
     char path[1024], temp[1040];
     Str text = {0};
     if (!note_path(dir, d, path))
@@ -290,7 +308,7 @@ static void write_note(const char *dir, const Device *d) {
     device_print(d, &text);
     FILE *f = text.bad ? NULL : fopen(temp, "wxe");
     if (f) {
-        bool ok = fprintf(f, "%s\n", text.text) > 0;
+        bool ok = fprintf(f, "%s\n%d\n", text.text, count) > 0;
         ok = fclose(f) == 0 && ok;
         if (!ok || rename(temp, path) != 0)
             unlink(temp);
@@ -318,11 +336,14 @@ static int wait_turn(const char *dir) {
     return fd;
 }
 
-static void measure(Device *d, int cpus) {
-    d->clock_ghz = round(measure_clock_ghz() * 10) / 10;
-    double gbs = measure_dram_gbs(cpus);
-    if (gbs > 0)
-        d->dram_gbs = coarse(gbs);
+/* The first replaces the arch's usual figures, a later one betters them. */
+static void measure(Device *d, int cpus, bool first) {
+    double ghz = round(measure_clock_ghz() * 10) / 10;
+    double gbs = coarse(measure_dram_gbs(cpus));
+    if (first || ghz > d->clock_ghz)
+        d->clock_ghz = ghz;
+    if (gbs > 0 && (first || gbs > d->dram_gbs))
+        d->dram_gbs = gbs;
 }
 
 /* ---- probe -------------------------------------------------------------- */
@@ -349,14 +370,16 @@ static int probe_here(const char *dir, bool keep, Device *d, Err *e) {
     cpu_name(d->name);
     d->cores = cpus.cores;
     fill_caches(d, &cpus);
-    bool noted = read_note(dir, d);
-    int turn = noted || !keep ? -1 : wait_turn(dir);
-    noted = noted || read_note(dir, d);
-    if (!noted)
-        measure(d, cpus.cpus);
+    Note note = read_note(dir, d);
+    int turn = note.due && keep ? wait_turn(dir) : -1;
+    if (note.due && keep)
+        note = read_note(dir, d); /* by whose turn it was */
+    bool now = note.due && (keep || !note.count);
+    if (now)
+        measure(d, cpus.cpus, !note.count);
     fill_rates(d, &row);
-    if (!noted && keep)
-        write_note(dir, d);
+    if (now && keep)
+        write_note(dir, d, note.count + 1);
     if (turn >= 0)
         close(turn);
     return 0;

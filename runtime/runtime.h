@@ -93,8 +93,9 @@ extern const Backend backend_cpu, backend_cuda, backend_emulated;
 
 /* ---- probe.c ----------------------------------------------------------- */
 
-/* Fills *d from this machine's CPU. DRAM bandwidth is measured once and kept
- * as text in `dir` (may be NULL: measured each time, briefly). */
+/* Fills *d from this machine's CPU. Clock and DRAM bandwidth are measured and
+ * kept as text in `dir` (may be NULL: measured each time, briefly); the best of
+ * the first four measurements, an hour or more apart, stays. */
 int probe_cpu(const char *dir, Device *d, Err *e);
 /* Can this machine run code of a CPU arch? */
 bool probe_runs(const char *arch);

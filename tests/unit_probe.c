@@ -122,6 +122,58 @@ static void measurements_are_kept_and_used_again(void **state) {
     free(note);
 }
 
+/* Changes the note: its memory rate, its count, its age. */
+static void edit_note(const char *dram_gbs, int count, int hours) {
+    char line[256];
+    snprintf(line, sizeof line,
+             "for f in %s/machine-*.txt; do sed -i -e "
+             "'1s/dram_gbs=[0-9.]*/dram_gbs=%s/' -e 2s/.*/%d/ $f && "
+             "touch -d '-%d hours' $f; done",
+             dir, dram_gbs, count, hours);
+    shell(line);
+}
+
+static int note_count(void) {
+    char line[128];
+    snprintf(line, sizeof line, "tail -n 1 %s/machine-*.txt", dir);
+    return atoi(shell(line));
+}
+
+static void a_busy_machines_figures_are_bettered_later(void **state) {
+    (void)state;
+    static const struct {
+        const char *gbs;
+        int count, hours, after;
+    } cases[] = {
+        {"0.1", 1, 0, 1},    /* not yet */
+        {"0.1", 1, 2, 2},    /* bettered */
+        {"99999", 2, 50, 3}, /* nothing better was found */
+        {"0.1", 4, 5000, 4}, /* often enough */
+    };
+    probed("cpu", dir);
+    assert_int_equal(note_count(), 1);
+    for (int i = 0; i < 4; i++) {
+        edit_note(cases[i].gbs, cases[i].count, cases[i].hours);
+        double gbs = probed("cpu", dir).dram_gbs;
+        if (i == 1)
+            assert_true(gbs > 0.1);
+        else
+            assert_true(gbs == atof(cases[i].gbs));
+        assert_int_equal(note_count(), cases[i].after);
+    }
+}
+
+static void a_note_that_cannot_be_renewed_is_used(void **state) {
+    (void)state;
+    Device d;
+    Err e = {0};
+    probed("cpu", dir);
+    edit_note("0.1", 1, 2);
+    assert_int_equal(probe_readonly("cpu", dir, &d, &e), 0);
+    assert_true(d.dram_gbs == 0.1);
+    assert_int_equal(note_count(), 1);
+}
+
 static void a_bad_note_is_measured_again(void **state) {
     (void)state;
     const char *bad[] = {"junk", "", "arch=avx2 dram_gbs=-4 name=x",
@@ -208,6 +260,8 @@ int main(void) {
         TEST(the_row_is_complete_and_prints),
         TEST(the_instruction_set_is_what_the_kernel_says),
         TEST(measurements_are_kept_and_used_again),
+        TEST(a_busy_machines_figures_are_bettered_later),
+        TEST(a_note_that_cannot_be_renewed_is_used),
         TEST(a_bad_note_is_measured_again),
         TEST(readonly_and_no_directory_write_nothing),
         TEST(affinity_decides_the_cores),
