@@ -215,19 +215,12 @@ static void push_tile(lua_State *L, const LuaApi *api, const Tile *t) {
 static void push_scratch(lua_State *L, const LuaApi *api, const Plan *p,
                          const Tile *t) {
     CpuScratch c = {0};
-    if (t->family == TILE_cpu_fwd)
+    if (t->family == TILE_cpu_fwd || t->family == TILE_cpu_bwd)
         cpu_scratch(&p->spec, &p->device, t, &c);
-    api->lua_createtable(L, 0, 12);
-    set_int(L, api, "qt", c.qt);
-    set_int(L, api, "ot", c.ot);
-    set_int(L, api, "max", c.max);
-    set_int(L, api, "sum", c.sum);
-    set_int(L, api, "pos", c.pos);
-    set_int(L, api, "slope", c.slope);
-    set_int(L, api, "s", c.s);
-    set_int(L, api, "k", c.k);
-    set_int(L, api, "v", c.v);
-    set_int(L, api, "total", c.total);
+    api->lua_createtable(L, 0, 24);
+#define X(name) set_int(L, api, #name, c.name);
+    CPU_SCRATCH_LIST(X)
+#undef X
 }
 
 #define AT(name)                                                               \

@@ -109,9 +109,11 @@ typedef struct Param {
 /* Run-time sizes a grid or a buffer can depend on. */
 #define DIM_LIST(X)                                                            \
     X(ONE) X(BATCH) X(HEADS) X(KV_HEADS) X(GROUP) X(SEQLEN_Q) X(SEQLEN_K)      \
-    X(ROWS) X(TOTAL_Q)
+    X(ROWS) X(TOTAL_Q) X(PARTS)
 /* GROUP = heads / kv_heads; ROWS = GROUP * seqlen_q, the query rows that share
- * one key head; TOTAL_Q = rows of the packed Q (varlen), else batch*seqlen_q */
+ * one key head; TOTAL_Q = rows of the packed Q (varlen), else batch*seqlen_q;
+ * PARTS = MOST_PARTS, a constant: divided by MOST_PARTS / P it is P */
+enum { MOST_PARTS = 8 };
 enum dim {
 #define X(name) DIM_##name,
     DIM_LIST(X)
@@ -129,7 +131,9 @@ typedef struct Extent {
     Factor f[5];
 } Extent;
 
-#define ROLE_LIST(X) X(fwd) X(fwd_split) X(combine)
+#define ROLE_LIST(X)                                                           \
+    X(fwd) X(fwd_split) X(combine)                                             \
+    X(delta) X(bwd) X(bwd_dkdv) X(bwd_dq) X(dq_sum) X(dsink)
 enum role {
 #define X(name) ROLE_##name,
     ROLE_LIST(X)
@@ -137,7 +141,7 @@ enum role {
     ROLE_COUNT
 };
 
-enum { PLAN_STEPS = 8, PLAN_BUFS = 16, STEP_PARAMS = 48 };
+enum { PLAN_STEPS = 8, PLAN_BUFS = 16, STEP_PARAMS = 80 };
 
 enum buf_zero { ZERO_NEVER, ZERO_EACH_LAUNCH };
 
@@ -367,24 +371,7 @@ int tile_cuda_registers(const attnc_spec *s, const Device *d, const Tile *t);
 int tile_cuda_register_limit(const Device *d, const Tile *t);
 int tile_cuda_threads(const Tile *t); /* of a block */
 
-/* ---- scratch.c --------------------------------------------------------- */
-
-/* Byte offsets of the arrays in one CPU worker's scratch, each 64-byte
- * aligned; templates see them as the table L, the model as a footprint: the
- * size computed is the size emitted. */
-typedef struct CpuScratch {
-    int64_t qt;    /* Q transposed, f32 or packed [block][head_dim][micro] */
-    int64_t ot;    /* O transposed, f32 [block][head_dim_v][micro] */
-    int64_t max;   /* running maximum, f32 [block_q] */
-    int64_t sum;   /* running sum, f32 [block_q] */
-    int64_t pos;   /* query position of each row, i32 [block_q] */
-    int64_t slope; /* ALiBi slope of each row, f32 [block_q] */
-    int64_t s;     /* scores and weights, f32 [block_k + keys][micro] */
-    int64_t k, v;  /* dense copies, [block_k][head_dim], [block_k][dv] */
-    int64_t total;
-} CpuScratch;
-void cpu_scratch(const attnc_spec *s, const Device *d, const Tile *t,
-                 CpuScratch *out);
+#include "cpu.h"
 
 /* ---- smem.c ------------------------------------------------------------ */
 

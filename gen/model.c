@@ -54,7 +54,7 @@ int64_t model_scratch_bytes(const attnc_spec *s, const Device *d,
     CpuScratch c = {0};
     if (t->family == TILE_builtin)
         return builtin_scratch(s);
-    if (t->family == TILE_cpu_fwd)
+    if (t->family == TILE_cpu_fwd || t->family == TILE_cpu_bwd)
         cpu_scratch(s, d, t, &c);
     return c.total;
 }
@@ -166,13 +166,7 @@ static const double JITTER = 0.05;
  * how many launches that is so cannot be known when planning: CROWDED. */
 static const double CROWDED = 0.2, CROWDED_LOSS = 0.2;
 
-/* What the steps of a register tile are like, besides its shape. */
-typedef struct Feed {
-    double latency; /* of one product added to a sum */
-    double load;    /* loads that one vector is worth: more from beyond L1 */
-} Feed;
-
-static Feed feed(const Device *d, bool pairs, double bytes) {
+Feed cpu_feed(const Device *d, bool pairs, double bytes) {
     return (Feed){pairs ? DOT_LATENCY : FMA_LATENCY,
                   bytes > L1_SHARE * d->l1_bytes ? FAR_LOAD : 1};
 }
@@ -180,7 +174,7 @@ static Feed feed(const Device *d, bool pairs, double bytes) {
 /* Cycles of one step of a register tile of rows x vecs sums: vecs loads, rows
  * broadcasts (NEON multiplies by a lane and needs but the load), rows x vecs
  * FMAs, none sooner than its predecessor's result. */
-static double step_cycles(const Device *d, double rows, double vecs, Feed f) {
+double cpu_step_cycles(const Device *d, double rows, double vecs, Feed f) {
     double broadcast = strcmp(d->arch, "neon") ? BROADCAST : 1;
     double fma = rows * vecs / d->fma_per_cycle;
     double load = (vecs * f.load + rows * broadcast) / d->loads_per_cycle;
@@ -188,7 +182,7 @@ static double step_cycles(const Device *d, double rows, double vecs, Feed f) {
 }
 
 /* exp2 of one vector of scores, with its load, subtraction, sum and store. */
-static double exp_cycles(const Device *d) {
+double cpu_exp_cycles(const Device *d) {
     double n = strncmp(d->arch, "avx512", 6) ? EXP_INSTRUCTIONS : EXP_AVX512;
     return n / (2 * d->fma_per_cycle) + 1;
 }
@@ -204,15 +198,16 @@ static double score_cycles(const attnc_spec *s, const Device *d, const Tile *t,
     bool pairs = s->dtype == ATTNC_BF16 && !strcmp(d->arch, "avx512bf16");
     double steps_qk = pairs ? ceil(dim / 2) : dim;
     double steps_pv = pairs ? block_k / 2 : block_k;
-    Feed q = feed(d, pairs, steps_qk * vecs * d->vector_bytes);
-    Feed p = feed(d, pairs, block_k * (vecs * d->vector_bytes + LINE));
-    double qk = steps_qk * step_cycles(d, keys, vecs, q) + GROUP_START;
+    Feed q = cpu_feed(d, pairs, steps_qk * vecs * d->vector_bytes);
+    Feed p = cpu_feed(d, pairs, block_k * (vecs * d->vector_bytes + LINE));
+    double qk = steps_qk * cpu_step_cycles(d, keys, vecs, q) + GROUP_START;
     double full = floor(dim_v / dims), rest = dim_v - full * dims;
-    double pv = steps_pv * (full * step_cycles(d, dims, vecs, p) +
-                            (rest ? step_cycles(d, rest, vecs, p) : 0)) +
+    double pv = steps_pv * (full * cpu_step_cycles(d, dims, vecs, p) +
+                            (rest ? cpu_step_cycles(d, rest, vecs, p) : 0)) +
                 (full + (rest > 0)) * GROUP_START +
                 dim_v * vecs * SUM_ROUND_TRIP;
-    double score = exp_cycles(d) + (s->softcap ? 2 * exp_cycles(d) : 0) +
+    double score = cpu_exp_cycles(d) +
+                   (s->softcap ? 2 * cpu_exp_cycles(d) : 0) +
                    (s->alibi ? 1 : 0);
     return qk / (keys * vecs) + pv / (block_k * vecs) + score +
            BLOCK_START / (block_k * vecs);
@@ -237,7 +232,7 @@ static double total_cycles(const attnc_spec *s, const Device *d, const Tile *t,
 
 /* Cycles of one core in a millisecond, from the FMA peak: what a chip
  * sustains, whatever clock it claims. */
-static double core_cycles_per_ms(const Device *d) {
+double cpu_cycles_per_ms(const Device *d) {
     double flops = 2 * d->fma_per_cycle * d->vector_bytes / 4;
     return d->f32_tflops * 1e9 / (flops * d->cores);
 }
@@ -267,7 +262,7 @@ static double reread_gbs(const attnc_spec *s, const attnc_shape *h,
 }
 
 /* Copies wait for what they read; in place, prefetch hides half of it. */
-static void predict(Figures *f, double balance, double exposed) {
+void cpu_predict(Figures *f, double balance, double exposed) {
     double busy = f->compute_ms + exposed * f->sram_ms;
     f->time_ms = fmax(fmax(busy, f->dram_ms), f->sram_ms);
     if (f->time_ms > busy)
@@ -288,10 +283,10 @@ static void cpu_fwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
     f->items = w.kv_heads * w.blocks * w.splits;
     f->waves = ceil(f->items / d->cores);
     f->compute_ms =
-        balance * total_cycles(s, d, t, &w) / d->cores / core_cycles_per_ms(d);
+        balance * total_cycles(s, d, t, &w) / d->cores / cpu_cycles_per_ms(d);
     f->dram_ms = f->dram_bytes / d->dram_gbs * 1e-6;
     f->sram_ms = f->sram_bytes / reread_gbs(s, h, d, &w) * 1e-6;
-    predict(f, balance, s->dtype == ATTNC_F32 ? 0.5 : 1);
+    cpu_predict(f, balance, s->dtype == ATTNC_F32 ? 0.5 : 1);
 }
 
 /* ---- the other families ------------------------------------------------ */
@@ -310,10 +305,10 @@ static void cpu_combine(const attnc_spec *s, const attnc_shape *h,
     f->waves = ceil(f->items / d->cores);
     double cycles = rows * splits * s->head_dim_v + f->items * ITEM_START;
     double balance = f->waves * d->cores / f->items;
-    f->compute_ms = balance * cycles / d->cores / core_cycles_per_ms(d);
+    f->compute_ms = balance * cycles / d->cores / cpu_cycles_per_ms(d);
     f->sram_ms = f->sram_bytes / d->llc_gbs * 1e-6;
     f->dram_ms = f->dram_bytes / d->dram_gbs * 1e-6;
-    predict(f, balance, 0.5);
+    cpu_predict(f, balance, 0.5);
 }
 
 /* The precompiled kernel: its structure is that of cpu_fwd with its constant
@@ -329,7 +324,7 @@ static void builtin(const attnc_spec *s, const attnc_shape *h, const Device *d,
     like.v[T_cpu_fwd_copy_kv] = 1;
     cpu_fwd(s, h, d, &like, f);
     f->compute_ms *= SLOWDOWN;
-    predict(f, 1, 1);
+    cpu_predict(f, 1, 1);
 }
 
 void model_figures(const attnc_spec *s, const attnc_shape *h, const Device *d,
@@ -344,6 +339,10 @@ void model_figures(const attnc_spec *s, const attnc_shape *h, const Device *d,
         cpu_combine(s, h, d, t, &f);
     else if (t->family == TILE_builtin)
         builtin(s, h, d, &f);
+    else if (t->family == TILE_cpu_bwd)
+        model_bwd(s, h, d, t, &f);
+    else if (t->family == TILE_cpu_rows)
+        model_rows(s, h, d, t, &f);
     else
         cpu_fwd(s, h, d, t, &f);
     *out = f;

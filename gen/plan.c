@@ -71,36 +71,6 @@ static void fix_field(Fixed *f, int family, int index, int value) {
     f->tile[family].v[index] = value;
 }
 
-/* ---- strategy ---------------------------------------------------------- */
-
-enum { SPLIT_LEAST = 256, SPLIT_INVARIANT = 1024 };
-
-/* So few query rows of one kv head that one block holds them. */
-static bool few_rows(const attnc_shape *h, const Device *d) {
-    int64_t rows = h->heads / h->kv_heads * h->seqlen_q;
-    return rows <= 3 * (int64_t)d->vector_bytes; /* 12 vectors of f32 */
-}
-
-/* Keys per split, a power of two so that growing lengths share few kernels;
- * 0: not split. Splits pay when the rows cannot occupy the cores and the keys
- * are many. Under batch_invariant neither the batch nor a length that may be
- * another sequence's decides: the query rows do, and varlen never splits. */
-static int split_length(const attnc_spec *s, const attnc_shape *h,
-                        const Device *d) {
-    double items = (double)h->batch * (double)h->kv_heads;
-    if (!few_rows(h, d))
-        return 0;
-    if (s->batch_invariant)
-        return s->varlen ? 0 : SPLIT_INVARIANT;
-    if (items >= 2 * d->cores || h->seqlen_k < 2 * SPLIT_LEAST)
-        return 0;
-    double wanted = (double)h->seqlen_k * items / (4 * d->cores);
-    int split = SPLIT_LEAST;
-    while (split * 2.0 <= wanted)
-        split *= 2;
-    return split;
-}
-
 /* ---- the sizes a choice looks at ---------------------------------------- */
 
 /* 1 2 3 4 6 8 12 16 ..: at least n, at most half more. */
@@ -242,7 +212,7 @@ static attnc_shape usual_shape(void) {
 
 /* A row's bits depend on block_k (and split_k) alone, so batch_invariant
  * takes that from spec and device, and looks at one batch entry for the
- * rest. */
+ * rest. Those of gradients depend on all of cpu_bwd. */
 static attnc_shape invariant(const Choice *c, int family, Fixed *fixed) {
     attnc_shape h = planning_shape(c->p), usual = usual_shape();
     Search f = new_search(c->p, &usual, family, fixed, 0);
@@ -252,7 +222,9 @@ static attnc_shape invariant(const Choice *c, int family, Fixed *fixed) {
     h.batch = 1;
     if (f.block_field >= 0 && !is_fixed(fixed, family, f.block_field) &&
         search(&f, family))
-        fix_field(fixed, family, f.block_field, f.best.v[f.block_field]);
+        for (int i = 0; tile_field_name(family, i); i++)
+            if (i == f.block_field || family == TILE_cpu_bwd)
+                fix_field(fixed, family, i, f.best.v[i]);
     return h;
 }
 
@@ -347,7 +319,7 @@ static int split_of(const Choice *c) {
     if (c->p->device.kind != DEVICE_CPU)
         return split_cuda(c);
     attnc_shape h = planning_shape(c->p);
-    return split_length(&c->p->spec, &h, &c->p->device);
+    return cpu_split(&c->p->spec, &h, &c->p->device);
 }
 
 /* A pin for a step that the plan does not have would do nothing. */
@@ -365,11 +337,18 @@ static int check_used(const Plan *p, const Fixed *pin, Err *e) {
     return 0;
 }
 
-/* The families of a plan's steps: forward, combine. */
+/* The families of a plan's steps: forward, combine; or backward, rows. */
 static int families_of(const Plan *p, const Pins *pins, int out[3], Err *e) {
     bool cpu = p->device.kind == DEVICE_CPU;
-    out[0] = cpu ? TILE_cpu_fwd : cuda_family(&p->spec, &p->device);
-    out[1] = cpu ? TILE_cpu_combine : TILE_cuda_combine;
+    bool bwd = p->spec.pass == ATTNC_PASS_BWD;
+    if (bwd && !cpu)
+        return err_set(e, ERR_REQUEST, "plan", "pass",
+                       "bwd is not there for %s; nearest: fwd, or target cpu",
+                       p->device.arch);
+    out[0] = bwd   ? TILE_cpu_bwd
+             : cpu ? TILE_cpu_fwd
+                   : cuda_family(&p->spec, &p->device);
+    out[1] = bwd ? TILE_cpu_rows : cpu ? TILE_cpu_combine : TILE_cuda_combine;
     out[2] = -1;
     if (!pins->builtin && p->spec.dropout)
         return err_set(e, ERR_REQUEST, "plan", "dropout",
@@ -381,8 +360,44 @@ static int families_of(const Plan *p, const Pins *pins, int out[3], Err *e) {
         return err_set(e, ERR_REQUEST, "plan", "target",
                        "%s has no built-in kernel; nearest: cpu",
                        p->device.arch);
+    if (bwd)
+        return err_set(e, ERR_REQUEST, "plan", "pass",
+                       "bwd needs a compiler, for there is no built-in kernel "
+                       "of it; nearest: fwd");
     out[0] = TILE_builtin;
     out[1] = -1;
+    return 0;
+}
+
+static int choose_forward(const Choice *c, Err *e) {
+    Plan *p = c->p;
+    int split_k = split_of(c), code = 0;
+    p->nstep = split_k ? 2 : 1;
+    p->step[0].role = split_k ? ROLE_fwd_split : ROLE_fwd;
+    p->step[1].role = ROLE_combine;
+    for (int i = 0; i < p->nstep && !code; i++) {
+        Step *s = &p->step[i];
+        code = choose_tile(c, s, c->families[i], split_k, true, e);
+        if (!i && split_k && !code)
+            split_k = s->tile.v[tile_field_index(c->families[0], "split_k")];
+    }
+    return code;
+}
+
+/* The main tile says which steps there are; the others go over rows. */
+static int choose_backward(const Choice *c, Err *e) {
+    Plan *p = c->p;
+    Step main = {0}, rows = {0};
+    int role[PLAN_STEPS];
+    int code = choose_tile(c, &main, c->families[0], 0, true, e);
+    code = code ? code : choose_tile(c, &rows, c->families[1], 0, true, e);
+    if (code)
+        return code;
+    p->nstep = plan_bwd_roles(&p->spec, &main.tile, role);
+    for (int i = 0; i < p->nstep; i++) {
+        p->step[i].role = role[i];
+        p->step[i].tile = plan_bwd_is_main(role[i]) ? main.tile : rows.tile;
+    }
     return 0;
 }
 
@@ -395,16 +410,8 @@ static int choose_steps(Plan *p, const Pins *pins, Err *e) {
     if (code)
         return code;
     read_table(pins->table, families, &c.table, p);
-    int split_k = split_of(&c);
-    p->nstep = split_k ? 2 : 1;
-    p->step[0].role = split_k ? ROLE_fwd_split : ROLE_fwd;
-    p->step[1].role = ROLE_combine;
-    for (int i = 0; i < p->nstep && !code; i++) {
-        Step *s = &p->step[i];
-        code = choose_tile(&c, s, families[i], split_k, true, e);
-        if (!i && split_k && !code)
-            split_k = s->tile.v[tile_field_index(families[0], "split_k")];
-    }
+    code = families[0] == TILE_cpu_bwd ? choose_backward(&c, e)
+                                       : choose_forward(&c, e);
     return code ? code : check_used(p, &c.pin, e);
 }
 

@@ -60,6 +60,8 @@ static void name_entry(const Plan *p, Step *s) {
 /* Does a kernel of this role read this parameter? A combine only merges what
  * the splits left: no Q, K, V and no mask; the sink joins the sum there. */
 static bool uses(const attnc_spec *s, int role, int id) {
+    if (s->pass == ATTNC_PASS_BWD)
+        return plan_bwd_uses(s, role, id);
     bool keys = role != ROLE_combine, out = role != ROLE_fwd_split;
     switch (id) {
     case PARAM_q:
@@ -114,10 +116,14 @@ static bool uses(const attnc_spec *s, int role, int id) {
     case PARAM_part_o:
     case PARAM_part_lse:
         return role != ROLE_fwd;
-    case PARAM_spec:
-        return false;
-    default: /* the lengths */
+    case PARAM_batch:
+    case PARAM_heads:
+    case PARAM_kv_heads:
+    case PARAM_seqlen_q:
+    case PARAM_seqlen_k:
         return true;
+    default: /* the built-in kernel's, and those of the backward */
+        return false;
     }
 }
 
@@ -158,7 +164,9 @@ static int split_of(const Tile *t) {
 
 /* Items of fwd_split count splits fastest, then blocks of rows. */
 static Extent grid_of(const Step *s) {
-    int rows = s->tile.v[0];
+    int rows = s->tile.v[0], family = s->tile.family;
+    if (family == TILE_cpu_bwd || family == TILE_cpu_rows)
+        return plan_bwd_grid(s);
     if (s->role == ROLE_fwd_split)
         return extent4(DIM_ROWS, rows, DIM_SEQLEN_K, split_of(&s->tile));
     return extent4(DIM_ROWS, rows, DIM_ONE, 1);
@@ -193,6 +201,8 @@ void plan_complete(Plan *p) {
         add_buf(p, "part_o", p->spec.head_dim_v, split_k);
         add_buf(p, "part_lse", 1, split_k);
     }
+    if (plan_bwd_main(p))
+        plan_bwd_bufs(p);
     for (int i = 0; i < p->nstep; i++) {
         Step *s = &p->step[i];
         name_entry(p, s);
@@ -203,5 +213,7 @@ void plan_complete(Plan *p) {
         if (tile_is_cuda(s->tile.family))
             cuda_launch(&p->spec, &p->device, s);
         model_figures(&p->spec, &p->shape, &p->device, &s->tile, &s->fig);
+        if (s->tile.family == TILE_cpu_bwd)
+            model_bwd_share(&p->spec, s->role, &s->fig);
     }
 }

@@ -34,9 +34,9 @@ void plan_identity(const Plan *p, Str *out) {
 /* ---- plan -> text ------------------------------------------------------ */
 
 static const char *dim_name(int dim) {
-    static const char *const names[] = {"one",      "batch", "heads",
-                                        "kv_heads", "group", "seqlen_q",
-                                        "seqlen_k", "rows",  "total_q"};
+    static const char *const names[] = {
+        "one",      "batch",    "heads", "kv_heads", "group",
+        "seqlen_q", "seqlen_k", "rows",  "total_q",  "parts"};
     _Static_assert(sizeof names / sizeof *names == DIM_COUNT, "a dim has no "
                                                               "name");
     return names[dim];
@@ -124,7 +124,7 @@ static int index_of(Slice word, const char *(*name)(int), int count) {
 /* "fwd from=model entry=...": the entry follows from the rest. */
 static int parse_step(const char *text, Plan *p, Err *e) {
     Slice word, from;
-    bool ok = p->nstep < 2 && next_pair(&text, " ", &word, &from);
+    bool ok = p->nstep < PLAN_STEPS && next_pair(&text, " ", &word, &from);
     Step *s = &p->step[ok ? p->nstep++ : 0];
     s->role = ok ? index_of(word, role_name, ROLE_COUNT) : -1;
     ok = ok && next_pair(&text, " ", &word, &from) && slice_is(word, "from");
@@ -179,6 +179,22 @@ static bool merges(int a, int b) {
            b == (a == TILE_cpu_fwd ? TILE_cpu_combine : TILE_cuda_combine);
 }
 
+/* The steps that its main tile asks for, which all of them share. */
+static bool is_backward(const Plan *p) {
+    const Step *main = plan_bwd_main(p);
+    int role[PLAN_STEPS];
+    if (!main || p->nstep != plan_bwd_roles(&p->spec, &main->tile, role))
+        return false;
+    const Tile *rows = &p->step[0].tile;
+    for (int i = 0; i < p->nstep; i++) {
+        const Tile *t = plan_bwd_is_main(role[i]) ? &main->tile : rows;
+        if (p->step[i].role != role[i] || p->step[i].tile.family != t->family ||
+            memcmp(p->step[i].tile.v, t->v, sizeof t->v))
+            return false;
+    }
+    return rows->family == TILE_cpu_rows;
+}
+
 /* The steps a plan can have, and a legal tile of the right family in each. */
 static int check_steps(const Plan *p, Err *e) {
     const Step *s = p->step;
@@ -190,7 +206,7 @@ static int check_steps(const Plan *p, Err *e) {
     bool split = p->nstep == 2 && s[0].role == ROLE_fwd_split &&
                  s[1].role == ROLE_combine && merges(t->family, u->family) &&
                  split_of(t) > 0 && split_of(t) == split_of(u);
-    bool legal = fwd || split;
+    bool legal = p->spec.pass == ATTNC_PASS_BWD ? is_backward(p) : fwd || split;
     for (int i = 0; legal && i < p->nstep; i++)
         legal = tile_legal(&p->spec, &p->shape, &p->device, &s[i].tile, why);
     if (legal)

@@ -223,6 +223,7 @@ bool tile_legal(const attnc_spec *s, const attnc_shape *h, const Device *d,
     };
     const TileRange constant = {"rows", t->v[T_builtin_rows], BUILTIN_ROWS,
                                 BUILTIN_ROWS};
+    const TileRange rows = {"rows", t->v[T_cpu_rows_rows], 1, 4096};
     why[0] = 0;
     switch (t->family) {
     case TILE_cpu_fwd:
@@ -231,6 +232,10 @@ bool tile_legal(const attnc_spec *s, const attnc_shape *h, const Device *d,
         return tile_in_ranges(combine, 2, why);
     case TILE_builtin:
         return tile_in_ranges(&constant, 1, why);
+    case TILE_cpu_bwd:
+        return tile_bwd_legal(s, d, t, why);
+    case TILE_cpu_rows:
+        return tile_in_ranges(&rows, 1, why);
     default:
         if (tile_is_cuda(t->family))
             return tile_cuda_legal(s, d, t, why);
@@ -341,10 +346,10 @@ static void walk_cpu_fwd(const Walk *w, Tile *t) {
     }
 }
 
-static void walk_rows(const Walk *w, Tile *t) {
+static void walk_rows(const Walk *w, Tile *t, int field) {
     static const int rows[] = {8, 16, 32, 64, 128, 256};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        t->v[T_cpu_combine_rows] = rows[i];
+        t->v[field] = rows[i];
         w->fn(w->user, t);
     }
 }
@@ -356,7 +361,11 @@ void tile_each(const attnc_spec *s, const attnc_shape *h, const Device *d,
     if (family == TILE_cpu_fwd && d->kind == DEVICE_CPU) {
         walk_cpu_fwd(&w, &t);
     } else if (family == TILE_cpu_combine) {
-        walk_rows(&w, &t);
+        walk_rows(&w, &t, T_cpu_combine_rows);
+    } else if (family == TILE_cpu_rows) {
+        walk_rows(&w, &t, T_cpu_rows_rows);
+    } else if (family == TILE_cpu_bwd && d->kind == DEVICE_CPU) {
+        tile_bwd_each(s, h, d, &t, fn, user);
     } else if (family == TILE_builtin) {
         t.v[T_builtin_rows] = BUILTIN_ROWS;
         fn(user, &t);
@@ -396,6 +405,10 @@ Tile tile_safe(const Device *d, int family) {
         t.v[T_cpu_combine_split_k] = 1024;
     } else if (family == TILE_builtin) {
         t.v[T_builtin_rows] = BUILTIN_ROWS;
+    } else if (family == TILE_cpu_rows) {
+        t.v[T_cpu_rows_rows] = 1;
+    } else if (family == TILE_cpu_bwd) {
+        tile_bwd_safe(d, &t);
     } else if (tile_is_cuda(family)) {
         tile_cuda_safe(&t);
     } else {

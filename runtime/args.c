@@ -39,7 +39,8 @@ typedef struct View {
     const attnc_tensor *t;
     int64_t heads, rows, dim; /* rows of one batch entry; varlen: of all */
     int64_t align;            /* promised */
-    bool empty;
+    const char *promise;      /* as the tensor of that shape */
+    bool empty, output;
 } View;
 
 /* Does the byte offset of the last element fit 62 bits? */
@@ -76,16 +77,16 @@ static int check_tensor(const Plan *p, const View *v, int64_t batch, Err *e) {
                (long long)v->t->stride_b, (long long)v->t->stride_h,
                (long long)v->t->stride_n);
     if (!aligned(v, batch, bytes))
-        return err_set(
-            e, ATTNC_E_PROMISE, "launch", v->name,
-            "align_%s = %lld is promised, but a row starts elsewhere "
-            "(address %p, strides %lld, %lld, %lld)",
-            v->name, (long long)v->align, v->t->data, (long long)v->t->stride_b,
-            (long long)v->t->stride_h, (long long)v->t->stride_n);
+        return err_set(e, ATTNC_E_PROMISE, "launch", v->name,
+                       "%s = %lld is promised, but a row starts elsewhere "
+                       "(address %p, strides %lld, %lld, %lld)",
+                       v->promise, (long long)v->align, v->t->data,
+                       (long long)v->t->stride_b, (long long)v->t->stride_h,
+                       (long long)v->t->stride_n);
     return 0;
 }
 
-/* Rows of O that share memory would be written by several threads. */
+/* Rows of an output that share memory would be written by several threads. */
 static int check_output(const View *o, int64_t batch, Err *e) {
     const attnc_tensor *t = o->t;
     const struct {
@@ -96,7 +97,7 @@ static int check_output(const View *o, int64_t batch, Err *e) {
                 {"stride_n", o->rows, t->stride_n}};
     for (int i = 0; i < 3 && !o->empty; i++) {
         if (dims[i].n > 1 && llabs(dims[i].stride) < o->dim)
-            REFUSE("o", "%s is %lld: rows of %lld elements would overlap",
+            REFUSE(o->name, "%s is %lld: rows of %lld elements would overlap",
                    dims[i].name, (long long)dims[i].stride, (long long)o->dim);
     }
     return 0;
@@ -119,23 +120,34 @@ static int64_t rows_of(const Plan *p, const int32_t *cu, int64_t batch,
     return __builtin_mul_overflow(batch, length, &all) ? INT64_MAX : all;
 }
 
+/* An input without a row to read may be NULL; so may an output without one. */
 static int check_tensors(const Plan *p, const attnc_args *a, Err *e) {
     const attnc_spec *s = &p->spec;
     const attnc_shape *h = &p->shape;
     int64_t batch = s->varlen ? 1 : a->batch;
     int64_t nq = rows_of(p, a->cu_seqlens_q, a->batch, a->seqlen_q);
     int64_t nk = rows_of(p, a->cu_seqlens_k, a->batch, a->seqlen_k);
-    bool no_q = !a->batch || !nq, no_k = no_q || !nk;
+    int64_t hq = a->heads, hk = a->kv_heads, d = s->head_dim;
+    int64_t dv = s->head_dim_v;
+    bool bwd = s->pass == ATTNC_PASS_BWD;
+    bool no_q = !a->batch || !nq, no_k = !a->batch || !nk, none = no_q || no_k;
     const View views[] = {
-        {"q", &a->q, a->heads, nq, s->head_dim, h->align_q, no_k},
-        {"k", &a->k, a->kv_heads, nk, s->head_dim, h->align_k, no_k},
-        {"v", &a->v, a->kv_heads, nk, s->head_dim_v, h->align_v, no_k},
-        {"o", &a->o, a->heads, nq, s->head_dim_v, h->align_o, no_q},
+        {"q", &a->q, hq, nq, d, h->align_q, "align_q", none, false},
+        {"k", &a->k, hk, nk, d, h->align_k, "align_k", none, false},
+        {"v", &a->v, hk, nk, dv, h->align_v, "align_v", none, false},
+        {"o", &a->o, hq, nq, dv, h->align_o, "align_o", no_q, !bwd},
+        {"dout", &a->dout, hq, nq, dv, h->align_o, "align_o", no_q, false},
+        {"dq", &a->dq, hq, nq, d, h->align_q, "align_q", no_q, true},
+        {"dk", &a->dk, hk, nk, d, h->align_k, "align_k", no_k, true},
+        {"dv", &a->dv, hk, nk, dv, h->align_v, "align_v", no_k, true},
     };
-    for (int i = 0; i < 4; i++)
-        if (check_tensor(p, &views[i], batch, e))
+    for (int i = 0; i < (bwd ? 8 : 4); i++)
+        if (check_tensor(p, &views[i], batch, e) ||
+            (views[i].output && check_output(&views[i], batch, e)))
             return e->code;
-    return check_output(&views[3], batch, e);
+    if (bwd && !no_q && !a->lse)
+        REFUSE("lse", "NULL; pass=bwd reads the forward's");
+    return 0;
 }
 
 static int check_cu_seqlens(const char *name, const int32_t *cu, int64_t batch,
@@ -257,6 +269,9 @@ static int check_score(const attnc_spec *s, const attnc_args *a, Err *e) {
                (double)a->softcap);
     if (!s->alibi && a->slopes)
         REFUSE("slopes", "given, but the spec says alibi=0");
+    if (s->pass == ATTNC_PASS_BWD && !s->sink != !a->dsink)
+        REFUSE("dsink", "%s, but the spec says sink=%d",
+               a->dsink ? "given" : "NULL", s->sink);
     if (!s->sink != !a->sink)
         REFUSE("sink", "%s, but the spec says sink=%d",
                a->sink ? "given" : "NULL", s->sink);

@@ -117,7 +117,11 @@ enum attnc_offset_mode {
  * (lse_stride_b not used). Visible keys, with off from mask_offset:
  *   causal  k <= q + off        window  q+off-left <= k <= q+off+right
  *   prefix  k < prefix or k <= q + off
- * mask_left or mask_right of INT64_MAX: no limit. */
+ * mask_left or mask_right of INT64_MAX: no limit.
+ * pass=bwd reads q, k, v, the o and lse of the forward (lse is needed; both may
+ * be merged from several ones) and dout, the gradient of o, and dlse, that of
+ * lse; it writes dq, dk, dv and with a sink dsink, summed over the batch. Rows
+ * of dk and dv behind a key length are zeros. */
 typedef struct attnc_args {
     size_t struct_size;
     int64_t batch, heads, kv_heads, seqlen_q, seqlen_k;
@@ -136,6 +140,9 @@ typedef struct attnc_args {
     const float *sink;        /* [H] */
     void *workspace;          /* attnc_workspace bytes, 64-byte aligned */
     size_t workspace_bytes;
+    attnc_tensor dout, dq, dk, dv; /* as o, q, k, v */
+    const float *dlse;             /* as lse; NULL: zeros */
+    float *dsink;                  /* [H]; NULL where the spec has no sink */
     /* Dropout, when the spec has it: a weight is dropped with probability
      * dropout_p, 0 <= dropout_p < 1, the rest is divided by 1 - dropout_p.
      * Which ones is a function of seed, offset (32 bits), batch entry

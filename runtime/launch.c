@@ -90,9 +90,19 @@ static int64_t alignment(const attnc_tensor *t, int bytes) {
     return align < 2 ? 2 : align;
 }
 
+/* Of a tensor and of its gradient, which shares the promise. */
+static int64_t alignment_of(const attnc_spec *s, const attnc_tensor *t,
+                            const attnc_tensor *gradient) {
+    int bytes = dtype_bytes(s->dtype);
+    int64_t align = alignment(t, bytes);
+    if (s->pass != ATTNC_PASS_BWD)
+        return align;
+    int64_t other = alignment(gradient, bytes);
+    return other < align ? other : align;
+}
+
 /* What these arguments keep, whatever the next ones will. */
 static attnc_shape derive_shape(const attnc_spec *s, const attnc_args *a) {
-    int bytes = dtype_bytes(s->dtype);
     attnc_shape h = ATTNC_SHAPE_DEFAULT;
     h.batch = hint(a->batch);
     h.heads = a->heads;
@@ -103,10 +113,10 @@ static attnc_shape derive_shape(const attnc_spec *s, const attnc_args *a) {
         h.mult_q = multiple(a->seqlen_q);
         h.mult_k = multiple(a->seqlen_k);
     }
-    h.align_q = alignment(&a->q, bytes);
-    h.align_k = alignment(&a->k, bytes);
-    h.align_v = alignment(&a->v, bytes);
-    h.align_o = alignment(&a->o, bytes);
+    h.align_q = alignment_of(s, &a->q, &a->dq);
+    h.align_k = alignment_of(s, &a->k, &a->dk);
+    h.align_v = alignment_of(s, &a->v, &a->dv);
+    h.align_o = alignment_of(s, &a->o, &a->dout);
     return h;
 }
 

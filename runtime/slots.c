@@ -26,6 +26,7 @@ void dims_fill(const attnc_args *a, int64_t dims[DIM_COUNT]) {
     dims[DIM_ROWS] = times(group, a->seqlen_q);
     /* varlen: an upper bound, for cu_seqlens may lie on a device. */
     dims[DIM_TOTAL_Q] = times(a->batch, a->seqlen_q);
+    dims[DIM_PARTS] = MOST_PARTS;
 }
 
 /* Offset of the next array of `bytes` after *total; -1 on overflow. */
@@ -142,6 +143,24 @@ static const uint16_t place_of[PARAM_COUNT] = {
     [PARAM_mask_offset] = AT(mask_offset),
     [PARAM_slopes] = AT(slopes),
     [PARAM_sink] = AT(sink),
+    [PARAM_dout] = AT(dout.data),
+    [PARAM_dout_stride_b] = AT(dout.stride_b),
+    [PARAM_dout_stride_h] = AT(dout.stride_h),
+    [PARAM_dout_stride_n] = AT(dout.stride_n),
+    [PARAM_dq] = AT(dq.data),
+    [PARAM_dq_stride_b] = AT(dq.stride_b),
+    [PARAM_dq_stride_h] = AT(dq.stride_h),
+    [PARAM_dq_stride_n] = AT(dq.stride_n),
+    [PARAM_dk] = AT(dk.data),
+    [PARAM_dk_stride_b] = AT(dk.stride_b),
+    [PARAM_dk_stride_h] = AT(dk.stride_h),
+    [PARAM_dk_stride_n] = AT(dk.stride_n),
+    [PARAM_dv] = AT(dv.data),
+    [PARAM_dv_stride_b] = AT(dv.stride_b),
+    [PARAM_dv_stride_h] = AT(dv.stride_h),
+    [PARAM_dv_stride_n] = AT(dv.stride_n),
+    [PARAM_dlse] = AT(dlse),
+    [PARAM_dsink] = AT(dsink),
     [PARAM_dropout_seed] = AT(dropout_seed),
     [PARAM_dropout_offset] = AT(dropout_offset),
 };

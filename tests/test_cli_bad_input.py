@@ -84,8 +84,6 @@ OPTIONS = (
     (("--tile", "block_q=-8"), ("block_q",)),
     (("--tile", "block_k=13"), ("block_k",)),
     (("--tile", "block_q=1000000"), ("block_q",)),
-    (("--pass", "bwd"), ("bwd", "fwd")),
-    (("--pass", "fwd+bwd"), ("fwd+bwd", "fwd")),
     (("--pass", "sideways"), ("sideways", "fwd")),
 )
 LATER = (("--score", "s"), ("--tensor", "t=f.npy"), ("--bias", "b.npy"),

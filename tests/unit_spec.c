@@ -83,12 +83,6 @@ static void numbers_that_overflow_are_out_of_range(void **state) {
     assert_non_null(strstr(e.text, "nearest 1"));
 }
 
-static void what_is_not_in_this_version_is_refused(void **state) {
-    (void)state;
-    expect_fault("pass=bwd", "pass",
-                 "spec: pass: bwd is not in this version; accepted: fwd");
-}
-
 static void tf32_needs_f32(void **state) {
     (void)state;
     assert_int_equal(fault("f32_math=tf32").code, 0);
@@ -265,7 +259,6 @@ int main(void) {
         cmocka_unit_test(unnamed_fields_keep_their_value),
         cmocka_unit_test(faults_name_what_is_nearest),
         cmocka_unit_test(numbers_that_overflow_are_out_of_range),
-        cmocka_unit_test(what_is_not_in_this_version_is_refused),
         cmocka_unit_test(tf32_needs_f32),
         cmocka_unit_test(struct_fields_are_checked_too),
         cmocka_unit_test(an_older_struct_takes_defaults),

@@ -18,7 +18,7 @@ vector_bytes = lanes * 4
 dim, dim_v = S.head_dim, S.head_dim_v
 reduced = S.dtype ~= "f32"
 masked = S.mask ~= "none"
-override = ISA[S.dtype] or false
+override = S.pass == "fwd" and ISA[S.dtype] or false
 diagonal = masked or S.alibi -- the launch says where it lies
 scored = S.softcap or S.alibi -- s is more than scale * q.k
 half_bytes = lanes * 2
@@ -41,6 +41,22 @@ function enter(a_step)
     split = step.role == "fwd_split"
     micro = T.vecs and T.vecs * lanes
     nv = T.vecs
+end
+
+-- The template of a step: its own, or that of the role named here.
+local shared = { fwd_split = "fwd", bwd_dkdv = "bwd", bwd_dq = "bwd" }
+function template_of(role)
+    return "cpu/" .. (shared[role] or role) .. ".c.in"
+end
+
+-- The tile of the backward's main step, for those that follow it.
+function main_tile()
+    return steps[2].tile
+end
+
+-- The entry of bwd_dq, which shares all but that with bwd_dkdv.
+function second_entry()
+    return steps[3].entry
 end
 
 -- Runs a stage file, or the one that replaces it for this ISA and dtype.
@@ -85,7 +101,8 @@ end
 function slot(p)
     local lists = { lens_k = "const i32 *", cu_seqlens_q = "const i32 *",
         cu_seqlens_k = "const i32 *", slopes = "const f32 *",
-        sink = "const f32 *", lse = "f32 *", spec = "const void *" }
+        sink = "const f32 *", lse = "f32 *", dlse = "const f32 *",
+        dsink = "f32 *", spec = "const void *" }
     local kinds = { pointer_in = "const elem *", pointer_out = "elem *",
         length = "i64 ", stride = "i64 ", scalar = "f32 ", work = "f32 *" }
     local high = p.kind == "scalar" and ", " .. p.name .. "_high" or ""

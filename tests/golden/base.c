@@ -251,6 +251,7 @@ enum {
     AT_V = 1024,
 };
 
+
 struct job {
     struct rows rows;
     i64 b;      /* batch entry or sequence */
@@ -259,6 +260,16 @@ struct job {
     i64 i0;     /* query of the item's first row */
     i64 k_lo, k_hi; /* keys that some row sees */
 };
+
+/* Lengths of batch entry or sequence w->b, and where its rows begin. */
+static void open_entry(const struct fwd_args *a, struct job *w) {
+    struct rows *g = &w->rows;
+    g->group = a->heads / a->kv_heads;
+    g->batch = w->b;
+    g->q_at = w->k_at = 0;
+    w->nq = a->seqlen_q;
+    w->nk = a->seqlen_k;
+}
 
 /* Fills *w for an item; 0: there is nothing to do. Items of a head count its
  * rows down, for under a causal mask the last rows take longest. */
@@ -269,10 +280,7 @@ STAGE int open_job(const struct fwd_args *a, i64 item, struct job *w) {
     const i64 order = item % blocks;
     g->head = item / blocks % a->kv_heads;
     w->b = item / blocks / a->kv_heads;
-    g->batch = w->b;
-    g->q_at = w->k_at = 0;
-    w->nq = a->seqlen_q;
-    w->nk = a->seqlen_k;
+    open_entry(a, w);
     /* Even blocks: a short last one would leave cores waiting. */
     const i64 rows = g->group * w->nq, subs = (rows + MICRO - 1) / MICRO;
     blocks = (rows + BLOCK_Q - 1) / BLOCK_Q;

@@ -15,7 +15,7 @@ ENTRIES
 static Entry *const entries[] = {ENTRIES};
 #undef X
 
-enum { IMAGE_MAX = 64 << 20, SLOTS = 64 };
+enum { IMAGE_MAX = 64 << 20, SLOTS = 80 };
 static char image[IMAGE_MAX] __attribute__((aligned(4096)));
 
 #if defined(__aarch64__)

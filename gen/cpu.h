@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the files of gen/ share about kernels for CPUs; part of gen.h, which
+ * includes it. */
+#ifndef ATTNC_CPU_H
+#define ATTNC_CPU_H
+
+/* ---- scratch.c --------------------------------------------------------- */
+
+/* Byte offsets of the arrays in one CPU worker's scratch, each 64-byte
+ * aligned; templates see them as the table L, the model as a footprint: the
+ * size computed is the size emitted. X(name): cpu_fwd
+ *   qt     Q transposed, f32 or packed [sub-block][head_dim][micro]
+ *   ot     O transposed, f32 [sub-block][head_dim_v][micro]
+ *   max, sum  running maximum and sum, f32 [block_q]
+ *   pos    query position of each row, i32 [block_q]
+ *   slope  ALiBi slope of each row, f32 [block_q]
+ *   s      scores and weights, f32 [block_k + keys][micro]
+ *   k, v   dense copies, f32 [block_k][head_dim], [block_k][head_dim_v]
+ * cpu_bwd: qt, pos, slope, k, v as above, s for all sub-blocks, then dS
+ *   dot    dO transposed, f32 [sub-block][head_dim_v][micro]
+ *   q, dout  Q and dO in panels of kv_vecs vectors, f32 [panel][block_q][]
+ *   dqt    dQ transposed, f32 [sub-block][head_dim][micro]
+ *   top, rest  LSE in log2 units, whole and what is left, f32 [block_q]
+ *   delta  f32 [block_q]
+ *   bend   derivative of the softcap, f32 [block_k + keys][micro]
+ *   dk, dv sums, f32 [chunk_k + kv_keys][head_dim], [head_dim_v] */
+#define CPU_SCRATCH_LIST(X)                                                    \
+    X(qt) X(ot) X(max) X(sum) X(pos) X(slope) X(s) X(k) X(v)                   \
+    X(dot) X(q) X(dout) X(dqt) X(top) X(rest) X(delta) X(ds) X(bend)           \
+    X(dk) X(dv) X(total)
+typedef struct CpuScratch {
+#define X(name) int64_t name;
+    CPU_SCRATCH_LIST(X)
+#undef X
+} CpuScratch;
+/* Family cpu_fwd or cpu_bwd. */
+void cpu_scratch(const attnc_spec *s, const Device *d, const Tile *t,
+                 CpuScratch *out);
+/* Of those of cpu_bwd what is better in SRAM: all but dk and dv, which are
+ * met once for each block_q rows. */
+int64_t cpu_bwd_footprint(const CpuScratch *c);
+
+/* ---- tile_bwd.c -------------------------------------------------------- */
+
+bool tile_bwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
+                    char why[120]);
+void tile_bwd_each(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                   Tile *t, void (*fn)(void *user, const Tile *t), void *user);
+void tile_bwd_safe(const Device *d, Tile *t);
+
+/* ---- model.c: counts that all families for CPUs are made of ------------- */
+
+/* Cycles of a register tile's step, rows x vecs sums: `load` is how many
+ * loads one vector is worth, `latency` of one product added to a sum. */
+typedef struct Feed {
+    double latency, load;
+} Feed;
+/* What is swept again and again has this many bytes. */
+Feed cpu_feed(const Device *d, bool pairs, double bytes);
+double cpu_step_cycles(const Device *d, double rows, double vecs, Feed f);
+/* exp2 of a vector of scores, with its load, subtraction, sum and store. */
+double cpu_exp_cycles(const Device *d);
+/* Cycles of one core in a millisecond. */
+double cpu_cycles_per_ms(const Device *d);
+/* compute_ms, dram_ms and sram_ms -> time_ms and bound; balance: how much
+ * longer than an even share the last core works; exposed: the share of
+ * sram_ms that nothing hides. */
+void cpu_predict(Figures *f, double balance, double exposed);
+
+/* ---- model_bwd.c ------------------------------------------------------- */
+
+void model_bwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
+               const Tile *t, Figures *out);
+/* A step of family cpu_bwd whose dQ has its own pass: that step's share. */
+void model_bwd_share(const attnc_spec *s, int role, Figures *f);
+/* Steps that go over rows once: cpu_rows. */
+void model_rows(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                const Tile *t, Figures *out);
+
+/* ---- plan_cpu.c -------------------------------------------------------- */
+
+/* Keys per split, a power of two so that growing lengths share few kernels;
+ * 0: not split. Splits pay when the rows cannot occupy the cores and the keys
+ * are many. Under batch_invariant neither the batch nor a length that may be
+ * another sequence's decides: the query rows do, and varlen never splits. */
+int cpu_split(const attnc_spec *s, const attnc_shape *h, const Device *d);
+
+/* ---- plan_bwd.c -------------------------------------------------------- */
+
+/* Roles of a backward whose main tile is *t, in order; returns how many. */
+int plan_bwd_roles(const attnc_spec *s, const Tile *t, int role[PLAN_STEPS]);
+/* Does it compute P and dS from Q, K, V and dO? */
+bool plan_bwd_is_main(int role);
+/* The step's grid. */
+Extent plan_bwd_grid(const Step *s);
+/* The plan's buffers, from its main tile. */
+void plan_bwd_bufs(Plan *p);
+/* Does a kernel of this role read this parameter? */
+bool plan_bwd_uses(const attnc_spec *s, int role, int id);
+/* The step of the main tile; NULL: not a backward of these families. */
+const Step *plan_bwd_main(const Plan *p);
+
+#endif

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The IO model of the backward on a CPU: the five products of cpu_bwd, and the
+ * steps that go over rows once. docs/io-model.md, "The backward". */
+#include <math.h>
+
+#include "gen.h"
+
+static const double GROUP_START = 6;    /* as in model.c */
+static const double SUM_ROUND_TRIP = 2; /* load, add, store a sum vector */
+static const double BLOCK_START = 120;  /* a sub-block meets a key block */
+static const double TRANSPOSE = 4;      /* a vector of Q, dO, dQ */
+static const double DIFFERENCE = 4;     /* dS of a vector of scores */
+static const double ITEM_START = 2000;
+static const double COPY = 2;
+static const double CROWDED = 0.2, CROWDED_LOSS = 0.2;
+
+/* Per launch; the names are those of docs/io-model.md. */
+typedef struct Work {
+    double heads, kv_heads; /* batch * heads, batch * kv heads */
+    double rows, blocks;    /* query rows of one kv head; in blocks */
+    double chunks;          /* of keys */
+    double keys;            /* computed with each row, mean */
+    double share;           /* of rows and chunks that meet at all */
+    double lanes, micro, elem;
+} Work;
+
+static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                  const Tile *t) {
+    const int32_t *v = t->v;
+    double group = (double)(h->heads / h->kv_heads);
+    Work w = {.heads = (double)h->batch * (double)h->heads,
+              .kv_heads = (double)h->batch * (double)h->kv_heads,
+              .rows = group * (double)h->seqlen_q,
+              .lanes = d->vector_bytes / 4,
+              .elem = dtype_bytes(s->dtype)};
+    w.micro = w.lanes * v[T_cpu_bwd_vecs];
+    w.blocks = ceil(w.rows / v[T_cpu_bwd_block_q]);
+    w.chunks = ceil((double)h->seqlen_k / v[T_cpu_bwd_chunk_k]);
+    double queries = (double)h->seqlen_q, keys = (double)h->seqlen_k;
+    w.keys = model_key_span(s, h, (int64_t)ceil(w.micro / group)) / queries;
+    double wide =
+        model_key_span(s, h, (int64_t)ceil(v[T_cpu_bwd_block_q] / group));
+    w.share = fmin(1, wide / queries / keys + 0.5 / w.chunks);
+    if (s->mask == ATTNC_MASK_NONE)
+        w.share = 1;
+    return w;
+}
+
+/* ---- bytes ------------------------------------------------------------- */
+
+/* Q, K, V, O, dO, LSE in; dQ, dK, dV out; the partial sums both ways. */
+static double dram_bytes(const attnc_spec *s, const attnc_shape *h,
+                         const Tile *t, const Work *w) {
+    double d = s->head_dim, dv = s->head_dim_v;
+    double q = w->heads * (double)h->seqlen_q;
+    double k = w->kv_heads * (double)h->seqlen_k;
+    return q * (2 * d + 2 * dv) * w->elem + k * 2 * (d + dv) * w->elem +
+           q * 4 * (2 + 2 * d * t->v[T_cpu_bwd_parts]);
+}
+
+/* For each chunk the rows of Q and dO, and dQ both ways; for each block of
+ * rows K, V, and dK and dV both ways. */
+static double sram_bytes(const attnc_spec *s, const attnc_shape *h,
+                         const Tile *t, const Work *w) {
+    double d = s->head_dim, dv = s->head_dim_v;
+    double row = (d + dv) * w->elem + 8 * d;
+    double key = (d + dv) * (w->elem + 8);
+    double passes = t->v[T_cpu_bwd_parts] ? 1 : 2;
+    return w->kv_heads * w->share * passes *
+           (w->chunks * w->rows * row + w->blocks * (double)h->seqlen_k * key);
+}
+
+/* ---- cycles, per vector of scores -------------------------------------- */
+
+/* A product into sums in registers, `steps` long: S, dP, or dQ. */
+static double product(const Device *d, double rows, double vecs, double steps,
+                      Feed f) {
+    return (steps * cpu_step_cycles(d, rows, vecs, f) + GROUP_START) /
+           (rows * vecs);
+}
+
+/* dK or dV: `vectors` of dims, whole register tiles and a narrower rest. */
+static double sums(const Device *d, const Tile *t, double lanes,
+                   double vectors) {
+    double keys = t->v[T_cpu_bwd_kv_keys], vecs = t->v[T_cpu_bwd_kv_vecs];
+    double rows = t->v[T_cpu_bwd_block_q], whole = floor(vectors / vecs);
+    double rest = vectors - whole * vecs;
+    Feed f = cpu_feed(d, false, rows * vecs * d->vector_bytes);
+    double cycles = whole * cpu_step_cycles(d, keys, vecs, f) +
+                    (rest > 0 ? cpu_step_cycles(d, keys, rest, f) : 0);
+    double start = (whole + (rest > 0)) * 2 * GROUP_START / rows;
+    return lanes * ((cycles + start) / keys + vectors * SUM_ROUND_TRIP / rows);
+}
+
+typedef struct Cycles {
+    double scores, dq, dkdv;
+} Cycles;
+
+static Cycles cycles(const attnc_spec *s, const Device *d, const Tile *t,
+                     const Work *w) {
+    const int32_t *v = t->v;
+    double dim = s->head_dim, dim_v = s->head_dim_v;
+    double keys = v[T_cpu_bwd_keys], vecs = v[T_cpu_bwd_vecs];
+    double block_k = fmin(v[T_cpu_bwd_block_k], fmax(w->keys, 8));
+    Feed near = cpu_feed(d, false, dim * vecs * d->vector_bytes);
+    Cycles c;
+    c.scores = product(d, keys, vecs, dim, near) +
+               product(d, keys, vecs, dim_v, near) + cpu_exp_cycles(d) +
+               DIFFERENCE + BLOCK_START / (block_k * vecs) +
+               (s->softcap ? 2 * cpu_exp_cycles(d) : 0) + (s->alibi ? 1 : 0);
+    c.dq =
+        dim / block_k *
+        (product(d, v[T_cpu_bwd_dims], vecs, block_k, near) + SUM_ROUND_TRIP);
+    c.dkdv = sums(d, t, w->lanes, ceil(dim / w->lanes)) +
+             sums(d, t, w->lanes, ceil(dim_v / w->lanes));
+    return c;
+}
+
+/* All cores together. Two passes compute the scores twice. */
+static double total_cycles(const attnc_spec *s, const Device *d, const Tile *t,
+                           const Work *w) {
+    double dims = s->head_dim + s->head_dim_v;
+    double vectors = w->kv_heads * w->rows * w->keys / w->lanes;
+    double passes = t->v[T_cpu_bwd_parts] ? 1 : 2;
+    Cycles c = cycles(s, d, t, w);
+    double products = vectors * (passes * c.scores + c.dq + c.dkdv);
+    double meets = w->kv_heads * w->rows * w->chunks * w->share;
+    double rows = meets * (dims + s->head_dim) / w->lanes;
+    double kv = w->kv_heads * w->blocks * w->share * w->chunks *
+                t->v[T_cpu_bwd_chunk_k] * dims / w->lanes;
+    double copies = s->dtype == ATTNC_F32 ? CROWDED : 1;
+    double placed = t->v[T_cpu_bwd_copy_kv] ? copies * kv * COPY
+                                            : CROWDED * CROWDED_LOSS * products;
+    return products + placed + passes * rows * TRANSPOSE +
+           w->kv_heads * w->chunks * ITEM_START;
+}
+
+/* ---- time -------------------------------------------------------------- */
+
+/* Work items, and how much longer than an even share the last core works. */
+static double items(const Tile *t, const Work *w) {
+    int parts = t->v[T_cpu_bwd_parts];
+    return w->kv_heads * (parts ? fmin(parts, w->chunks) : w->chunks);
+}
+
+static double imbalance(const Device *d, const Tile *t, const Work *w) {
+    double n = items(t, w), share = n / d->cores;
+    double each = w->kv_heads * w->chunks / n; /* chunks of one item */
+    return ceil(share) / share * ceil(each) / each;
+}
+
+void model_bwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
+               const Tile *t, Figures *f) {
+    Work w = count(s, h, d, t);
+    double visible = model_visible(s, h), balance = imbalance(d, t, &w);
+    CpuScratch c;
+    cpu_scratch(s, d, t, &c);
+    f->sram_footprint = (double)cpu_bwd_footprint(&c);
+    f->flops = 2 * w.heads * visible * (3 * s->head_dim + 2 * s->head_dim_v);
+    f->exp2s = w.heads * visible;
+    f->dram_bytes = dram_bytes(s, h, t, &w);
+    f->sram_bytes = sram_bytes(s, h, t, &w);
+    f->items = items(t, &w);
+    f->waves = ceil(f->items / d->cores);
+    f->compute_ms =
+        balance * total_cycles(s, d, t, &w) / d->cores / cpu_cycles_per_ms(d);
+    f->dram_ms = f->dram_bytes / d->dram_gbs * 1e-6;
+    f->sram_ms = f->sram_bytes / d->llc_gbs * 1e-6;
+    cpu_predict(f, balance, s->dtype == ATTNC_F32 ? 0.5 : 1);
+}
+
+/* Of d and dv long products, bwd_dkdv has 2 of each, bwd_dq 2 and 1. */
+void model_bwd_share(const attnc_spec *s, int role, Figures *f) {
+    double d = s->head_dim, dv = s->head_dim_v;
+    double mine = role == ROLE_bwd_dq ? 2 * d + dv : 2 * d + 2 * dv;
+    double share = mine / (4 * d + 3 * dv);
+    double *of[] = {&f->compute_ms, &f->sram_ms,    &f->sram_bytes,
+                    &f->dram_ms,    &f->dram_bytes, &f->time_ms};
+    if (role == ROLE_bwd)
+        return;
+    for (int i = 0; i < 6; i++)
+        *of[i] *= share;
+    f->flops *= role == ROLE_bwd_dq ? d / (3 * d + 2 * dv)
+                                    : (2 * d + 2 * dv) / (3 * d + 2 * dv);
+}
+
+/* dO and O once each, or the partial sums of dQ: what a step reads and writes
+ * of `dims` numbers for each row. */
+void model_rows(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                const Tile *t, Figures *f) {
+    double rows = (double)h->batch * (double)h->heads * (double)h->seqlen_q;
+    double dims = s->head_dim + s->head_dim_v;
+    f->dram_bytes = rows * (dims * dtype_bytes(s->dtype) + 4);
+    f->sram_bytes = f->dram_bytes;
+    f->items = ceil(rows / t->v[T_cpu_rows_rows]);
+    f->waves = ceil(f->items / d->cores);
+    double cycles = rows * dims * 4 / d->vector_bytes + f->items * 200;
+    f->compute_ms = f->waves * d->cores / f->items * cycles / d->cores /
+                    cpu_cycles_per_ms(d);
+    f->dram_ms = f->dram_bytes / d->dram_gbs * 1e-6;
+    f->sram_ms = f->sram_bytes / d->llc_gbs * 1e-6;
+    cpu_predict(f, 1, 0.5);
+}
