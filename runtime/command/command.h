@@ -265,9 +265,21 @@ typedef struct Run {
     double *ms; /* each timed launch; then in ascending order */
     int64_t runs;
     double gflops;
+    struct EmuReport *emu; /* of each step; NULL: not asked for */
     bool checked;
     RefCheck check;
 } Run;
+
+/* ---- emu_report.c: what an emulated device counted ---------------------- */
+
+/* Refuses --emu-report where no emulated device is the target. */
+int emu_report_check(const Options *o, const Run *r, Err *e);
+/* A launch that is counted. */
+int emu_report_launch(Run *r, Err *e);
+int emu_report_text(const Run *r, Str *out, Err *e);
+/* {"mma_flops", "waves", "ideal", "dram_bytes", "lines"} of step i. */
+json_t *emu_report_json(const Run *r, int i);
+void emu_report_drop(Run *r);
 
 /* ---- device_args.c: for devices with memory of their own ---------------- */
 
@@ -288,7 +300,7 @@ int dropout_mask_check(const char *path, Err *e);
 int dropout_mask_write(const char *path, const Run *r, Err *e);
 
 double run_median(const Run *r);
-void report_text(const Options *o, const Run *r, Str *out);
+int report_text(const Options *o, const Run *r, Str *out, Err *e);
 int report_json(const Run *r, Str *out, Err *e);
 
 /* ---- verbs: 0, EXIT_CHECK, or a negative status with *e set ------------- */

@@ -46,9 +46,13 @@ static json_t *json_times(const Run *r) {
 int report_json(const Run *r, Str *out, Err *e) {
     const Plan *plan = &r->plan->plan;
     json_t *j = json_object(), *steps = json_array();
-    for (int i = 0; i < plan->nstep; i++)
-        json_array_append_new(steps, json_step(&plan->step[i], r->info.cache,
-                                               r->info.compile_ms));
+    for (int i = 0; i < plan->nstep; i++) {
+        json_t *step =
+            json_step(&plan->step[i], r->info.cache, r->info.compile_ms);
+        if (r->emu)
+            json_object_set_new(step, "emulated", emu_report_json(r, i));
+        json_array_append_new(steps, step);
+    }
     json_object_set_new(j, "target", json_text(text_target(&plan->device)));
     json_object_set_new(j, "device", json_text(plan->device.name));
     json_object_set_new(j, "spec", json_spec(&plan->spec));
@@ -92,18 +96,42 @@ static void say_kernel(const attnc_plan_info *i, Str *out) {
                  text_ms(i->prepare_ms).s, i->compiler);
 }
 
+/* What the target could do at best, and with what; 0: nothing to compare. */
+static double peak_gflops(const Device *d, const attnc_spec *s,
+                          const char **what) {
+    const bool cpu = d->kind == DEVICE_CPU;
+    const struct {
+        bool when;
+        double tflops;
+        const char *what;
+    } rows[] = {
+        {d->kind == DEVICE_EMULATED, 0, NULL},
+        {s->dtype == ATTNC_BF16 && d->bf16_tflops > 0, d->bf16_tflops, "bf16"},
+        {s->dtype == ATTNC_F16 && !cpu, d->f16_tflops, "f16"},
+        {s->f32_math == ATTNC_MATH_TF32 && !cpu, d->tf32_tflops, "tf32"},
+        {true, d->f32_tflops, "f32"},
+    };
+    int i = 0;
+    while (!rows[i].when)
+        i++;
+    *what = rows[i].what;
+    return 1e3 * rows[i].tflops;
+}
+
 static void say_speed(const Run *r, Str *out) {
-    const Device *d = &r->plan->plan.device;
-    bool bf16 = r->problem.spec.dtype == ATTNC_BF16 && d->bf16_tflops > 0;
-    double peak = 1e3 * (bf16 ? d->bf16_tflops : d->f32_tflops);
+    const Plan *p = &r->plan->plan;
+    const char *what;
+    double peak = peak_gflops(&p->device, &p->spec, &what);
     str_addf(out, "time      %s", text_ms(run_median(r)).s);
     if (r->runs > 1)
         str_addf(out, ", median of %" PRId64 " (%s .. %s)", r->runs,
                  text_ms(r->ms[0]).s, text_ms(r->ms[r->runs - 1]).s);
+    if (p->device.kind == DEVICE_EMULATED)
+        str_addf(out, ", of the emulation");
     str_addf(out, "\nspeed     %.3g GFLOP/s", r->gflops);
     if (peak > 0)
         str_addf(out, ", %.0f %% of this machine's %s peak of %.0f",
-                 100 * r->gflops / peak, bf16 ? "bf16" : "f32", peak);
+                 100 * r->gflops / peak, what, peak);
     str_addf(out, "\n");
 }
 
@@ -120,7 +148,7 @@ static void say_check(const RefCheck *c, Str *out) {
         str_addf(out, "          %s\n", c->why);
 }
 
-void report_text(const Options *o, const Run *r, Str *out) {
+int report_text(const Options *o, const Run *r, Str *out, Err *e) {
     const Plan *plan = &r->plan->plan;
     const char *dir = o->given[OPT_out].text;
     str_addf(out, "attention ");
@@ -135,4 +163,5 @@ void report_text(const Options *o, const Run *r, Str *out) {
         say_check(&r->check, out);
     if (dir)
         str_addf(out, "written   %s/o.npy, %s/lse.npy\n", dir, dir);
+    return r->emu ? emu_report_text(r, out, e) : 0;
 }

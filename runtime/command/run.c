@@ -18,6 +18,7 @@ static double now_ms(void) {
 static int prepare(const Options *o, Run *r, Err *e) {
     attnc_prepare_options pins = {sizeof pins, o->given[OPT_tile].text};
     int rc = session_open(o, r->problem.threads, &r->ctx, e);
+    rc = rc ? rc : emu_report_check(o, r, e);
     if (rc)
         return rc;
     if (attnc_prepare_with(r->ctx, &r->problem.spec, &r->problem.shape, &pins,
@@ -69,7 +70,7 @@ static int launch_timed(Run *r, double *ms, Err *e) {
     return rc ? session_error(e) : 0;
 }
 
-/* A warm launch, then the timed ones. */
+/* A warm launch, counted if asked for, then the timed ones. */
 static int launch(const Options *o, Run *r, Err *e) {
     const attnc_spec *s = &r->problem.spec;
     r->runs = 1;
@@ -81,7 +82,8 @@ static int launch(const Options *o, Run *r, Err *e) {
         return err_set(e, ERR_MEMORY, "command", NULL, "out of memory");
     for (int64_t i = -1; i < r->runs; i++) {
         double ms;
-        rc = launch_timed(r, &ms, e);
+        bool counted = i < 0 && o->given[OPT_emu_report].text;
+        rc = counted ? emu_report_launch(r, e) : launch_timed(r, &ms, e);
         if (rc)
             return rc;
         if (i >= 0)
@@ -162,6 +164,7 @@ static int write_results(const char *dir, const Run *r, Err *e) {
 
 static void run_free(Run *r) {
     device_args_free(r);
+    emu_report_drop(r);
     attnc_plan_release(r->plan);
     attnc_context_destroy(r->ctx);
     inputs_free(&r->in);
@@ -186,7 +189,7 @@ int verb_run(const Options *o, Str *out, Err *e) {
     if (rc == 0 && o->given[OPT_json].text)
         rc = report_json(&r, out, e);
     else if (rc == 0)
-        report_text(o, &r, out);
+        rc = report_text(o, &r, out, e);
     if (rc == 0 && r.checked && !r.check.ok)
         rc = EXIT_CHECK;
     run_free(&r);

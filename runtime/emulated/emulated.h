@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The emulated device behind the runtime's seams: launches of plans with a
- * report, places in templates, and the report as text. */
+ * report, and whose lines it is about. */
 #ifndef ATTNC_EMULATED_H
 #define ATTNC_EMULATED_H
 
@@ -25,7 +25,15 @@ const char *emulated_place(const EmuPlaces *p, uint32_t line, int *at);
 
 /* "cuda/stage/pv.cu.in:12: read not ordered ...: ..." */
 void emulated_fault(const EmuPlaces *p, const EmuFault *f, Str *out);
-/* What each template line cost, by step: for `attnc run --emu-report`. */
-int emulated_print(const attnc_plan *p, const EmuReport *reports, Str *out);
+/* What the calls of one template line did, all places of the module it was
+ * pasted to together. */
+typedef struct EmuRow {
+    const char *template; /* "?": unknown */
+    int line, class;      /* of the template; enum emu_class */
+    EmuCount count;
+} EmuRow;
+/* The rows of one step's report in the order of the module's text; *out is the
+ * caller's to free. Their number, or ERR_MEMORY. */
+int emulated_rows(const EmuPlaces *p, const EmuReport *r, EmuRow **out);
 
 #endif
