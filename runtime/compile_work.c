@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -156,7 +157,9 @@ static int failed(Work *w, const char *name, int status, const Str *log,
     error = error ? error : text;
     if (status != CHILD_STOLEN && WIFSIGNALED(status))
         return err_set(e, ATTNC_E_COMPILE, "compile", NULL,
-                       "%s was killed by signal %d", name, WTERMSIG(status));
+                       "%s was killed by signal %d%s", name, WTERMSIG(status),
+                       WTERMSIG(status) == SIGKILL ? "; was memory short?"
+                                                   : "");
     return err_set(e, ATTNC_E_COMPILE, "compile", NULL, "%s failed: %.*s", name,
                    (int)strcspn(error, "\n"), error);
 }

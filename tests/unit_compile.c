@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Children, compilers, loading: what comes back, what is left behind, and what
- * a strange host does to them. */
+ * Compilers and loading: what comes back, what is left behind, and what a
+ * strange host does to them. */
 #include <dirent.h>
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -262,7 +262,8 @@ static void fails(const char *script, const char *says) {
 static void a_compiler_that_fails_is_reported(void **state) {
     (void)state;
     fails("echo out of luck >&2; exit 3", "out of luck");
-    fails("kill -9 $$", "signal 9");
+    fails("kill -9 $$", "killed by signal 9; was memory short?");
+    fails("kill -11 $$", "killed by signal 11");
     fails("exit 0", "failed"); /* success without an object */
     fails("yes error: many lines | head -c 900000; exit 1", "many lines");
 }
@@ -381,76 +382,18 @@ static void another_place_serves_when_tmpdir_is_no_good(void **state) {
     compile_and_call("clang", "clang ");
 }
 
-/* ---- children ----------------------------------------------------------- */
-
-/* Runs a shell line; its output is in *log. */
-static int shell(const char *line, Str *log) {
-    char *argv[] = {"/bin/sh", "-c", (char *)line, NULL};
-    Err e = {0};
-    *log = (Str){0};
-    return child_run(argv, -1, dir, log, &e);
-}
-
-static void a_child_starts_with_nothing_of_the_host(void **state) {
-    (void)state;
-    Str log;
-    sigset_t all, old;
-    int fd = open("/etc/passwd", O_RDONLY); /* not close-on-exec */
-    assert_true(fd >= 0);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    signal(SIGPIPE, SIG_IGN);
-    int status = shell("grep -E 'SigBlk|SigIgn' /proc/self/status;"
-                       "ls /proc/self/fd | wc -l; env | sort",
-                       &log);
-    signal(SIGPIPE, SIG_DFL);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    close(fd);
-    assert_int_equal(status, 0);
-    assert_non_null(strstr(log.text, "SigBlk:\t0000000000000000"));
-    const char *ignored = strstr(log.text, "SigIgn:\t");
-    assert_non_null(ignored); /* 32 and 33 are the C library's own */
-    assert_int_equal(strtoull(ignored + 8, NULL, 16) & 0x7fffffff, 0);
-    assert_non_null(strstr(log.text, "\n4\n")); /* 0 1 2, and that of ls */
-    assert_non_null(strstr(log.text, "LC_ALL=C\n"));
-    assert_null(strstr(log.text, "HOME="));
-    str_free(&log);
-}
-
-static void output_is_kept_up_to_a_bound(void **state) {
-    (void)state;
-    Str log;
-    assert_int_equal(shell("yes | head -c 3000000; exit 4", &log), 4 << 8);
-    assert_true(log.len > 100000 && log.len < 1000000);
-    str_free(&log);
-}
-
-static void a_child_that_cannot_start_is_an_error(void **state) {
-    (void)state;
-    char *argv[] = {"/nowhere/cc", NULL};
-    Str log = {0};
-    Err e = {0};
-    assert_int_equal(child_run(argv, -1, NULL, &log, &e), -1);
-    assert_int_equal(e.code, ATTNC_E_COMPILE);
-    assert_non_null(strstr(e.text, "/nowhere/cc"));
-}
-
 static void a_host_that_ignores_its_children_does_not_matter(void **state) {
     (void)state;
-    Str log;
     Made m;
+    if (!have("clang"))
+        skip();
     signal(SIGCHLD, SIG_IGN);
-    assert_int_equal(shell("echo hello", &log), CHILD_STOLEN);
-    assert_string_equal(log.text, "hello\n");
-    str_free(&log);
-    if (have("clang")) {
-        compile_and_call("clang", "clang ");
-        assert_int_equal(make("clang", "portable", "int x = y;\n", &m),
-                         ATTNC_E_COMPILE);
-        assert_non_null(strstr(m.e.text, "cpu/b.c.in:10"));
-        unmake(&m);
-    }
+    compile_and_call("clang", "clang ");
+    assert_int_equal(make("clang", "portable", "int x = y;\n", &m),
+                     ATTNC_E_COMPILE);
     signal(SIGCHLD, SIG_DFL);
+    assert_non_null(strstr(m.e.text, "cpu/b.c.in:10"));
+    unmake(&m);
 }
 
 /* ---- loading ------------------------------------------------------------ */
@@ -524,9 +467,6 @@ int main(void) {
         TEST(the_version_can_be_asked_for),
         TEST(litter_of_killed_processes_goes_after_an_hour),
         TEST(another_place_serves_when_tmpdir_is_no_good),
-        TEST(a_child_starts_with_nothing_of_the_host),
-        TEST(output_is_kept_up_to_a_bound),
-        TEST(a_child_that_cannot_start_is_an_error),
         TEST(a_host_that_ignores_its_children_does_not_matter),
         TEST(modules_of_the_same_symbol_stay_apart),
         TEST(loading_keeps_no_file_open),

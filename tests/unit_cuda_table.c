@@ -3,7 +3,8 @@
  * NVRTC: no spills and no local memory up to head dim 128, registers within
  * their bound, shared memory and occupancy as planned; read from the cubins.
  * The table is left in BUILD/cuda-table.txt and .csv. With an arch as argument
- * only its part, so that ctest runs them side by side. Skipped without NVRTC. */
+ * only its part, so that ctest runs them side by side. Skipped without
+ * NVRTC. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
