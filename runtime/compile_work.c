@@ -127,31 +127,11 @@ int work_read(Work *w, Blob *out, Err *e) {
 
 /* ---- children ----------------------------------------------------------- */
 
-/* "kernel.c:LINE:COLUMN: error: TEXT" in the log -> the template's line. */
-static bool map_error(const CompileJob *j, const char *log, Err *e) {
-    const char *p = strstr(log, "error: ");
-    while (p && p > log && p[-1] != '\n')
-        p--;
-    if (!p || !(p = strstr(p, "kernel.c:")))
-        return false;
-    size_t line = strtoul(p + strlen("kernel.c:"), NULL, 10);
-    const char *text = strstr(p, "error: ");
-    if (!text || line < 1 || line > j->source->nline)
-        return false;
-    text += strlen("error: ");
-    uint32_t from = j->source->line[line - 1];
-    if (from >> 16 >= j->templates->count)
-        return false;
-    err_set(e, ATTNC_E_COMPILE, "compile", NULL, "%s:%u: %.*s",
-            j->templates->t[from >> 16].name, from & 0xffff,
-            (int)strcspn(text, "\n"), text);
-    return true;
-}
-
 static int failed(Work *w, const char *name, int status, const Str *log,
                   Err *e) {
     const char *text = log->text ? log->text : "";
-    if (map_error(w->job, text, e))
+    const CompileJob *j = w->job;
+    if (error_at_template(text, "kernel.c:", j->source, j->templates, e))
         return e->code;
     const char *error = strstr(text, "error: ");
     error = error ? error : text;

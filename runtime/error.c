@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What went wrong last in each thread, the sentences of the statuses, and the
- * log callback. */
+ * What went wrong last in each thread, the sentences of the statuses, a
+ * compiler's errors at their templates, and the log callback. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -92,6 +92,28 @@ int error_publish(const Err *e, const char *hint, const char *log) {
         .log = keep_log(log),
     };
     return last.err.code;
+}
+
+bool error_at_template(const char *log, const char *mark, const Source *s,
+                       const Templates *t, Err *e) {
+    static const char word[] = "error: ";
+    const char *text = strstr(log, word), *p = text;
+    while (p && p > log && p[-1] != '\n')
+        p--;
+    p = p ? strstr(p, mark) : NULL;
+    if (!p || p > text)
+        return false;
+    size_t line = strtoul(p + strlen(mark), NULL, 10);
+    if (line < 1 || line > s->nline)
+        return false;
+    uint32_t from = s->line[line - 1];
+    if (from >> 16 >= t->count)
+        return false;
+    text += sizeof word - 1;
+    err_set(e, ATTNC_E_COMPILE, "compile", NULL, "%s:%u: %.*s",
+            t->t[from >> 16].name, from & 0xffff, (int)strcspn(text, "\n"),
+            text);
+    return true;
 }
 
 const attnc_error *attnc_last_error(void) {

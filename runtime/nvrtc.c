@@ -210,31 +210,10 @@ static int choose_arch(const CudaJob *j, char option[64], bool *ptx, Err *e) {
 
 /* ---- compiling ---------------------------------------------------------- */
 
-static const char source_name[] = "kernel.cu";
-
-/* "kernel.cu(LINE): error: TEXT" in the log -> the template's line. */
-static bool map_error(const CudaJob *j, const char *log, Err *e) {
-    const char *p = strstr(log, "error: ");
-    while (p && p > log && p[-1] != '\n')
-        p--;
-    size_t skip = sizeof source_name;
-    if (!p || strncmp(p, source_name, skip - 1) || p[skip - 1] != '(')
-        return false;
-    size_t line = strtoul(p + skip, NULL, 10);
-    const char *text = strstr(p, "error: ") + strlen("error: ");
-    if (line < 1 || line > j->source->nline)
-        return false;
-    uint32_t from = j->source->line[line - 1];
-    if (from >> 16 >= j->templates->count)
-        return false;
-    err_set(e, ATTNC_E_COMPILE, "compile", NULL, "%s:%u: %.*s",
-            j->templates->t[from >> 16].name, from & 0xffff,
-            (int)strcspn(text, "\n"), text);
-    return true;
-}
+#define SOURCE_NAME "kernel.cu"
 
 static int failed(const CudaJob *j, const char *log, Err *e) {
-    if (map_error(j, log, e))
+    if (error_at_template(log, SOURCE_NAME "(", j->source, j->templates, e))
         return e->code;
     const char *error = strstr(log, "error");
     error = error ? error : log;
@@ -318,7 +297,7 @@ int nvrtc_compile(const CudaJob *j, Blob *out, char version[96], Str *log,
     Program p = NULL;
     int rc = require(j->dirs, e);
     rc = rc ? rc : choose_arch(j, arch, &ptx, e);
-    if (!rc && nvrtc.CreateProgram(&p, j->source->text.text, source_name, 0,
+    if (!rc && nvrtc.CreateProgram(&p, j->source->text.text, SOURCE_NAME, 0,
                                    NULL, NULL))
         rc = no_memory(e);
     if (rc)

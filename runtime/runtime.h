@@ -14,6 +14,11 @@
 /* Makes *e the calling thread's last error and returns its code. hint may be
  * NULL: the usual one of its stage. log may be NULL. */
 int error_publish(const Err *e, const char *hint, const char *log);
+/* The first error in a compiler's log, told at the template's line: what is
+ * between `mark` ("kernel.c:") and the text begins with the number of a line of
+ * *s. False: the log has no such error. */
+bool error_at_template(const char *log, const char *mark, const Source *s,
+                       const Templates *t, Err *e);
 /* One formatted line to the context's log callback, if there is one. */
 void context_log(const attnc_context *c, int level, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
