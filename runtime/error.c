@@ -59,7 +59,7 @@ static const struct {
      "ask attnc_workspace for the size; align it to 64 bytes"},
 };
 
-static const char *usual_hint(const Err *e) {
+const char *error_hint(const Err *e) {
     for (size_t i = 0; i < sizeof hints / sizeof hints[0]; i++)
         if (hints[i].code == e->code && !strcmp(hints[i].stage, e->stage))
             return hints[i].hint;
@@ -88,7 +88,7 @@ int error_publish(const Err *e, const char *hint, const char *log) {
         .stage = last.err.stage,
         .field = last.err.field,
         .text = last.err.text,
-        .hint = hint ? hint : usual_hint(e),
+        .hint = hint ? hint : error_hint(e),
         .log = keep_log(log),
     };
     return last.err.code;

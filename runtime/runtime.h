@@ -11,6 +11,8 @@
 
 /* ---- error.c ----------------------------------------------------------- */
 
+/* The usual remedy for an error, by its stage and status, or "". */
+const char *error_hint(const Err *e);
 /* Makes *e the calling thread's last error and returns its code. hint may be
  * NULL: the usual one of its stage. log may be NULL. */
 int error_publish(const Err *e, const char *hint, const char *log);

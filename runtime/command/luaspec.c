@@ -270,7 +270,15 @@ static bool receive(int fd, Str *reply) {
     }
 }
 
-static int run_child(Child *c, Str *reply, bool *whole, int *status, Err *e) {
+/* How the child ended. */
+typedef struct End {
+    bool whole; /* its reply */
+    int status;
+    double cpu_s;
+} End;
+
+static int run_child(Child *c, Str *reply, End *end, Err *e) {
+    struct rusage used = {0};
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0)
         return err_set(e, ATTNC_E_IO, "command", NULL, "pipe: %s",
@@ -282,11 +290,14 @@ static int run_child(Child *c, Str *reply, bool *whole, int *status, Err *e) {
     }
     close(ends[1]);
     if (pid > 0) {
-        *whole = receive(ends[0], reply);
-        if (!*whole)
+        end->whole = receive(ends[0], reply);
+        if (!end->whole)
             kill(pid, SIGKILL);
-        while (waitpid(pid, status, 0) < 0 && errno == EINTR) {
+        while (wait4(pid, &end->status, 0, &used) < 0 && errno == EINTR) {
         }
+        end->cpu_s =
+            (double)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
+            1e-6 * (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec);
     }
     close(ends[0]);
     return pid > 0 ? 0
@@ -295,14 +306,19 @@ static int run_child(Child *c, Str *reply, bool *whole, int *status, Err *e) {
 }
 
 /* The end that was not a reply. */
-static int child_failed(const Child *c, bool whole, const Str *reply,
-                        int status, Err *e) {
+static int child_failed(const Child *c, const End *end, const Str *reply,
+                        Err *e) {
+    int signal = WIFSIGNALED(end->status) ? WTERMSIG(end->status) : 0;
     if (reply->len > REPLY_MAX)
         return refuse(c->path, "it returns more than 1 MiB of text", e);
-    bool slow = WIFSIGNALED(status) &&
-                (WTERMSIG(status) == SIGXCPU || WTERMSIG(status) == SIGKILL);
-    if (!whole || slow)
+    if (!end->whole || signal == SIGXCPU ||
+        (signal == SIGKILL && end->cpu_s >= CPU_SECONDS))
         return refuse(c->path, "it ran for more than 2 s; accepted: less", e);
+    if (signal == SIGKILL)
+        return err_set(e, ATTNC_E_IO, "command", NULL,
+                       "%s: the process that evaluates it was killed; was "
+                       "memory short?",
+                       c->path);
     return refuse(c->path, "it needs more than 256 MiB of memory", e);
 }
 
@@ -354,15 +370,14 @@ static int give_fields(const char *path, char *text, Options *o, Err *e) {
 
 int luaspec_read(const char *path, Options *o, Err *e) {
     Child c = {.lua = lua_find(e), .path = path};
-    bool whole = false;
-    int status = 0;
+    End end = {0};
     int rc = c.lua ? read_file(path, &c.file, e) : e->code;
-    rc = rc ? rc : run_child(&c, &o->lua, &whole, &status, e);
+    rc = rc ? rc : run_child(&c, &o->lua, &end, e);
     str_free(&c.file);
     if (rc)
         return rc;
-    if (!whole || !o->lua.len || status != 0)
-        return child_failed(&c, whole, &o->lua, status, e);
+    if (!end.whole || !o->lua.len || end.status != 0)
+        return child_failed(&c, &end, &o->lua, e);
     char *text = o->lua.text;
     if (text[0] == REPLY_ERROR)
         return err_set(e, ERR_REQUEST, "command", NULL, "%s%s%.400s",

@@ -31,11 +31,15 @@ static int exit_status(int rc) {
 
 /* One line, whatever was in the names it quotes. */
 static void print_error(const Err *e) {
-    char line[ERR_TEXT];
+    char line[2 * ERR_TEXT];
     const char *text = e->text[0] ? e->text : attnc_status_text(e->code);
     if (strncmp(text, "command: ", 9) == 0)
         text += 9;
-    snprintf(line, sizeof line, "%s", text);
+    /* What the API reported brings its hint; a log is no hint here. */
+    const char *hint = e->code == ATTNC_E_COMPILE ? "" : error_hint(e);
+    bool add = *hint && !strstr(text, hint);
+    snprintf(line, sizeof line, "%s%s%s", text, add ? "; " : "",
+             add ? hint : "");
     text_clean(line);
     fprintf(stderr, "attnc: %s\n", line);
 }
