@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""./run gpu without a GPU: its scripts on the CPU, on an emulated device, on a
+driver that computes nothing, and where there is nothing at all."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+import unittest
+
+import _attnc
+from _cli import Case
+
+GPU = os.path.join(_attnc.SOURCE, "tests/gpu/gpu.py")
+SMALL = '{"lengths": [33, 40], "heads": [2, 1], "head_dim": 32}'
+
+
+class Gpu(Case):
+    def run_gpu(self, *args, rc, **env):
+        p = subprocess.run([sys.executable, "-B", GPU, "--out", self.dir,
+                            *args], text=True, stdin=subprocess.DEVNULL,
+                           capture_output=True, env={**os.environ, **env})
+        self.assertEqual(p.returncode, rc, p.stdout + p.stderr)
+        return p
+
+    def results(self):
+        return json.loads(self.read(self.path("gpu.json")))["sections"]
+
+    def test_the_whole_of_it_on_this_cpu(self):
+        p = self.run_gpu("--host", "--target", "cpu", "--limit", "60",
+                         "--most", "6", "--only", SMALL, rc=0)
+        s = self.results()
+        self.assertEqual(list(s), ["device", "correct", "prims", "timing",
+                                   "extras"])
+        self.assertEqual({x["state"] for x in s.values()}, {"done"})
+        self.assertEqual([x["ok"] for x in s["correct"]["lines"]], [True] * 6)
+        timed = [x for x in s["timing"]["lines"] if "who" in x]
+        self.assertEqual(len(timed), 4)
+        for x in timed:
+            self.assertGreater(x["tflops"], 0)
+        extras = s["extras"]["lines"]
+        self.assertEqual(sum(x["what"] == "compile" for x in extras), 2)
+        for x in extras:
+            if x["what"] == "first pick of the best":
+                self.assertTrue(0 < x["share"] <= 1)
+        self.assertIn("correct: 6 of 6", p.stdout)
+
+    def test_correctness_on_an_emulated_device(self):
+        self.run_gpu("--host", "--target", "emu:sm_80", "--sections",
+                     "correct", "--most", "5", "--only", SMALL, rc=0)
+        self.assertEqual([x["ok"] for x in self.results()["correct"]["lines"]],
+                         [True] * 5)
+
+    def test_what_fails_is_told_and_loses_nothing(self):
+        source = os.path.join(_attnc.SOURCE, "tests/fake/cuda.c")
+        if not shutil.which("cc") or \
+                not self.object("devices")["nvrtc"]["found"]:
+            self.skipTest("no cc for the fake driver, or no NVRTC")
+        subprocess.run(["cc", "-shared", "-fPIC", "-o",
+                        self.path("libcuda.so.1"), source], check=True)
+        self.run_gpu("--host", "--limit", "60", "--most", "2", "--only", SMALL,
+                     "--sections", "correct,timing,extras", rc=1,
+                     LD_LIBRARY_PATH=self.dir, FAKE_H200="1")
+        s = self.results()
+        self.assertEqual({x["state"] for x in s.values()}, {"done"})
+        for x in s["correct"]["lines"]:
+            self.assertIn("not memory of the GPU", x["why"])
+        self.assertEqual(sum("why" in x for x in s["timing"]["lines"]), 4)
+        told = {x["what"] for x in s["extras"]["lines"]}
+        self.assertLessEqual({"graph", "compile", "time candidates"}, told)
+
+    def test_a_section_that_dies_is_told(self):
+        self.run_gpu("--host", "--target", "cpu", "--limit", "20",
+                     "--sections", "device,correct", rc=1,
+                     LIBATTNC="/no/such/library.so")
+        s = self.results()
+        for name in ("device", "correct"):
+            self.assertEqual(s[name]["state"], "ended with 1")
+            self.assertIn("/no/such/library.so", s[name]["stderr"])
+
+    def test_the_clock_ends_it(self):
+        self.run_gpu("--host", "--target", "cpu", "--limit", "1", rc=1)
+        self.assertEqual(self.results()["timing"]["state"],
+                         "ended with no time left")
+
+    def test_calls_that_make_no_sense(self):
+        p = self.run_gpu("--host", "--sections", "corect", rc=2)
+        self.assertIn("'corect'; there are device, correct", p.stderr)
+
+    def test_without_a_gpu_there_is_one_line(self):
+        if not self.object("devices")["no_gpu"]:
+            self.skipTest("there is a GPU")
+        p = subprocess.run(["./run", "gpu"], cwd=_attnc.SOURCE, text=True,
+                           stdin=subprocess.DEVNULL, capture_output=True)
+        self.assertEqual((p.returncode, p.stdout), (3, ""))
+        self.assertEqual(p.stderr.count("\n"), 1)
+        self.assertTrue(p.stderr.startswith("gpu: no NVIDIA driver here"))
+
+
+if __name__ == "__main__":
+    _attnc.library() # skips, or starts anew, under a sanitizer
+    unittest.main()
