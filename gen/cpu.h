@@ -16,6 +16,7 @@
  *   slope  ALiBi slope of each row, f32 [block_q]
  *   s      scores and weights, f32 [block_k + keys][micro]
  *   k, v   dense copies, f32 [block_k][head_dim], [block_k][head_dim_v]
+ *   drop   dropped weights, a bit each, u32 [32 keys][block_q]
  * cpu_bwd: qt, pos, slope, k, v as above, s for all sub-blocks, then dS
  *   dot    dO transposed, f32 [sub-block][head_dim_v][micro]
  *   q, dout  Q and dO in panels of kv_vecs vectors, f32 [panel][block_q][]
@@ -25,7 +26,7 @@
  *   bend   derivative of the softcap, f32 [block_k + keys][micro]
  *   dk, dv sums, f32 [chunk_k + kv_keys][head_dim], [head_dim_v] */
 #define CPU_SCRATCH_LIST(X)                                                    \
-    X(qt) X(ot) X(max) X(sum) X(pos) X(slope) X(s) X(k) X(v)                   \
+    X(qt) X(ot) X(max) X(sum) X(pos) X(slope) X(s) X(k) X(v) X(drop)           \
     X(dot) X(q) X(dout) X(dqt) X(top) X(rest) X(delta) X(ds) X(bend)           \
     X(dk) X(dv) X(total)
 typedef struct CpuScratch {

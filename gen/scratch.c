@@ -25,6 +25,13 @@ static bool pairs(const attnc_spec *s, const Device *d) {
     return s->dtype == ATTNC_BF16 && !strcmp(d->arch, "avx512bf16");
 }
 
+/* Words of 32 keys for a block of them that starts in the middle of a patch
+ * of 16, unless it is whole patches. */
+static int64_t drop_words(int64_t keys) {
+    int64_t patches = keys % 16 ? keys / 16 + 2 : keys / 16;
+    return ceil_div(patches, 2);
+}
+
 static void forward(const attnc_spec *s, const Device *d, const Tile *t,
                     CpuScratch *c) {
     int64_t lanes = (int64_t)d->vector_bytes / 4;
@@ -47,6 +54,7 @@ static void forward(const attnc_spec *s, const Device *d, const Tile *t,
     int64_t keys_v = paired ? ceil_div(keys, 2) : keys;
     c->k = place(c, copy ? keys * round_up(dim, lanes) * 4 : 0);
     c->v = place(c, copy ? keys_v * round_up(dim_v, lanes) * 4 : 0);
+    c->drop = place(c, s->dropout ? drop_words(keys) * rows * 4 : 0);
 }
 
 /* Rows of scores that the register tiles of either kind may write beyond a

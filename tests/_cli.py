@@ -77,9 +77,10 @@ def round_to(x, dtype):
     return bits.astype(np.uint32).view(np.float32).astype(np.float64)
 
 
-def attention(q, k, v, visible=None, scale=None, score=None, sink=None):
+def attention(q, k, v, visible=None, scale=None, score=None, sink=None,
+              keep=None):
     """O and LSE in f64; q [B,H,Nq,d], k [B,HK,Nk,d], v [B,HK,Nk,dv]; visible
-    broadcasts to [B,H,Nq,Nk]; score maps s to s."""
+    broadcasts to [B,H,Nq,Nk]; score maps s to s; keep multiplies weights."""
     group = q.shape[1] // k.shape[1]
     k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
     s = np.einsum("bhqd,bhkd->bhqk", q, k)
@@ -98,6 +99,7 @@ def attention(q, k, v, visible=None, scale=None, score=None, sink=None):
     with np.errstate(divide="ignore", invalid="ignore"):
         lse = np.log(total) + m
         p = np.where(total[..., None] > 0, p / total[..., None], 0)
+    p = p if keep is None else p * keep
     return np.einsum("bhqk,bhkd->bhqd", p, v), lse
 
 

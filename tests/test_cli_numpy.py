@@ -4,6 +4,7 @@ import unittest
 
 import numpy as np
 
+import _dropout
 from _cli import DTYPES, LIMIT, Case, attention, mask, rel_err, round_to
 
 HEAD_DIMS = (1, 8, 20, 40, 64, 72, 80, 96, 112, 128, 192, 256)
@@ -163,6 +164,48 @@ class Run(Case):
                    attention(*r, score=lambda s: 2.5 * np.tanh(s / 2.5)))
         self.agree(self.compute(*x, "--scale", "0.3"),
                    attention(*r, scale=0.3))
+
+    def test_dropout(self):
+        sizes = {"b": 2, "h": 6, "hk": 2, "nq": 45, "nk": 70}
+        for dtype, env, p, extra in (
+                ("f32", None, 0.1, ()), ("f16", None, 0.5, ()),
+                ("bf16", None, 0.9, ()), ("f32", BUILTIN, 0.3, ()),
+                ("f32", None, 0.3, ("--mask", "causal")),
+                ("f32", BUILTIN, 0, ("--mask", "causal"))):
+            with self.subTest(dtype=dtype, env=env, p=p, extra=extra):
+                x = self.inputs(**sizes, d=24)
+                r = [round_to(a, dtype) for a in x]
+                keep = _dropout.kept(p, 2 ** 40 + 5, 7, 2, 6, 45, 70)
+                file = self.path("kept.npy")
+                got = self.compute(*x, "--dropout", p, "--seed", 2 ** 40 + 5,
+                                   "--offset", 7, "--dropout-mask", file,
+                                   *extra, dtype=dtype, env=env)
+                np.testing.assert_array_equal(np.load(file), keep)
+                self.assertEqual(np.load(file).dtype, bool)
+                seen = mask(45, 70, "causal") if extra else None
+                self.agree(got, attention(*r, seen,
+                                          keep=keep * _dropout.grow(p)), dtype)
+
+    def test_dropout_of_packed_sequences(self):
+        lengths, rng = (5, 0, 33), np.random.default_rng(8)
+        at = np.cumsum((0,) + lengths)
+        x = [rng.standard_normal((38, 2, 24)) for _ in range(3)]
+        keep = _dropout.kept(0.4, 3, 0, 3, 2, 33, 33)
+        ref, ref_lse = np.zeros((38, 2, 24)), np.zeros((2, 38))
+        for b, n in enumerate(lengths):
+            rows = slice(at[b], at[b] + n)
+            part = [round_to(a[rows], "f32").transpose(1, 0, 2)[None]
+                    for a in x]
+            o, lse = attention(*part, keep=keep[b:b + 1, :, :n, :n] *
+                               _dropout.grow(0.4))
+            ref[rows], ref_lse[:, rows] = o[0].transpose(1, 0, 2), lse[0]
+            keep[b, :, n:] = keep[b, :, :, n:] = False
+        file = self.path("kept.npy")
+        got = self.compute(*x, "--cu-seqlens-q", ",".join(map(str, at)),
+                           "--dropout", 0.4, "--seed", 3, "--dropout-mask",
+                           file)
+        self.agree(got, (ref, ref_lse))
+        np.testing.assert_array_equal(np.load(file), keep)
 
     def test_few_queries_with_many_keys(self):
         x = self.inputs(h=8, hk=2, nq=1, nk=9001, d=64)

@@ -15,6 +15,7 @@ import tempfile
 
 import numpy as np
 
+import _dropout
 from _attnc import FULL, SOURCE, attnc, skip
 
 CLANG = shutil.which("clang") or shutil.which("clang-14")
@@ -162,6 +163,8 @@ def reference(case, q, k, v, real):
         top = np.where(np.isfinite(top), top, real(0))
         p = np.exp(s - top[:, None])
         total = p.sum(axis=1) + np.exp(extra - top)
+        if case["dropout"]:
+            p = p * case["kept"][b, h] * real(_dropout.grow(case["dropout"]))
         with np.errstate(divide="ignore", invalid="ignore"):
             o[b, h] = np.where(total[:, None] > 0, p @ v[b, kv] /
                                total[:, None], 0)
@@ -188,7 +191,12 @@ def draw(r, arch, dtype):
         "prefix": r.choice([0, 4, 30]),
         "softcap": r.choice([0, 0, 3.0]), "scale": r.choice([d ** -0.5, 1.0]),
         "B": 2, "H": h, "HK": hk, "nq": nq, "nk": nk,
+        "dropout": r.choice([0, 0.1, 0.6]), "seed": r.getrandbits(64),
+        "draw": r.getrandbits(32), "b0": r.choice([0, 9]),
+        "h0": r.choice([0, 2]),
     }
+    case["kept"] = _dropout.kept(case["dropout"], case["seed"], case["draw"],
+                                 2, h, nq, nk, case["b0"], case["h0"], h + 3)
     rng = np.random.default_rng(r.randrange(2 ** 31))
     has = {f: r.random() < 0.3 for f in ("lens_k", "alibi", "sink")}
     case["lens_k"] = (rng.integers(0, nk + 1, 2).astype(np.int32)
@@ -219,6 +227,8 @@ def spec_flags(c):
         flags += ["--softcap", c["softcap"]]
     if c["sink"] is not None:
         flags += ["--sink", c["sink_file"]]
+    if c["dropout"]:
+        flags += ["--dropout", c["dropout"]]
     return flags
 
 
@@ -229,7 +239,12 @@ def values_of(c):
          "mask_right": c["right"], "mask_prefix": c["prefix"],
          "mask_offset": c["offset"], "mask_offset_mode": 0,
          "scale": scalar(c["scale"]), "softcap": scalar(c["softcap"]),
-         "lse_stride_b": c["H"] * c["nq"], "lse_stride_h": c["nq"]}
+         "lse_stride_b": c["H"] * c["nq"], "lse_stride_h": c["nq"],
+         "dropout_threshold": _dropout.threshold(c["dropout"]),
+         "dropout_scale": scalar(_dropout.grow(c["dropout"])),
+         "dropout_seed": c["seed"], "dropout_offset": c["draw"],
+         "dropout_first": c["b0"] * (c["H"] + 3) + c["h0"],
+         "dropout_heads": c["H"] + 3}
     for name, heads, n, d in (("q", c["H"], c["nq"], c["d"]),
                               ("k", c["HK"], c["nk"], c["d"]),
                               ("v", c["HK"], c["nk"], c["dv"]),

@@ -16,6 +16,7 @@ enum factor {
     SOFTCAP,
     ALIBI,
     SINK,
+    DROPOUT,
     GROUP,
     LAYOUT,
     MATH,
@@ -66,6 +67,7 @@ static const int levels[FACTORS] = {
     [SOFTCAP] = 2,
     [ALIBI] = 2,
     [SINK] = 2,
+    [DROPOUT] = 2,
     [GROUP] = COUNT(groups),
     [LAYOUT] = LAYOUTS,
     [MATH] = 2,
@@ -175,6 +177,7 @@ static void row_case(const Row *r, Case *c) {
     c->spec.softcap = v[SOFTCAP];
     c->spec.alibi = v[ALIBI];
     c->spec.sink = v[SINK];
+    c->spec.dropout = v[DROPOUT];
     c->spec.f32_math = c->spec.dtype == ATTNC_F32 ? v[MATH] : 0;
     c->spec.batch_invariant = v[INVARIANT];
     c->layout = v[LAYOUT];

@@ -80,6 +80,8 @@ static void kernels_take_only_what_their_spec_uses(void **state) {
         {"softcap=1", PARAM_softcap},
         {"alibi=1", PARAM_slopes},
         {"sink=1", PARAM_sink},
+        {"dropout=1", PARAM_dropout_threshold},
+        {"dropout=1", PARAM_dropout_seed},
     };
     Plan plain = plan("", "", "avx2", NULL);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -93,7 +95,8 @@ static void kernels_take_only_what_their_spec_uses(void **state) {
 
 static void slots_stand_in_the_order_of_the_list(void **state) {
     (void)state;
-    Plan p = plan("lens_k=1 varlen=1 mask=prefix softcap=1 alibi=1 sink=1",
+    Plan p = plan("lens_k=1 varlen=1 mask=prefix softcap=1 alibi=1 sink=1 "
+                  "dropout=1",
                   "seqlen_q=1 seqlen_k=100000", "avx2",
                   &(Pins){.tile = "split_k=1024"});
     for (int i = 0; i < p.nstep; i++) {

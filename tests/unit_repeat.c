@@ -11,6 +11,7 @@ static Case repeat_case(int i) {
     c.spec.mask = i % 4;
     c.spec.softcap = i & 1;
     c.spec.alibi = i >> 1 & 1;
+    c.spec.dropout = i % 3 > 0;
     c.left = c.spec.mask == ATTNC_MASK_WINDOW ? 50 : 0;
     c.right = c.left;
     c.prefix = c.spec.mask == ATTNC_MASK_PREFIX ? 50 : 0;
@@ -83,6 +84,7 @@ static void alone(const Case *c, const Data *all, int64_t b, Data *one,
     attnc_args *a = &one->args;
     *a = all->args;
     a->batch = 1;
+    a->dropout_b0 += c->spec.dropout ? b : 0;
     attnc_tensor *t[] = {&a->q, &a->k, &a->v};
     for (int i = 0; i < 3; i++) {
         int64_t n = i == 0      ? all->cu_q ? all->cu_q[b] : 0

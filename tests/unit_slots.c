@@ -215,6 +215,18 @@ static void every_parameter_reaches_its_slot(void **state) {
     a.slopes = a.sink = numbers;
     a.workspace = q_data;
     a.mask_offset_mode = 2;
+    a.dropout_p = 0.25;
+    a.dropout_seed = UINT64_MAX;
+    a.dropout_offset = 77;
+    a.dropout_b0 = 3;
+    a.dropout_h0 = 5;
+    a.dropout_heads = 1000;
+    assert_int_equal(slot(PARAM_dropout_threshold, &p, &a), 16384);
+    assert_true(slot_float(PARAM_dropout_scale, &p, &a) == 1 / 0.75f);
+    assert_int_equal(slot(PARAM_dropout_seed, &p, &a), UINT64_MAX);
+    assert_int_equal(slot(PARAM_dropout_offset, &p, &a), 77);
+    assert_int_equal(slot(PARAM_dropout_first, &p, &a), 3005);
+    assert_int_equal(slot(PARAM_dropout_heads, &p, &a), 1000);
     assert_ptr_equal(slot(PARAM_q, &p, &a), q_data);
     assert_ptr_equal(slot(PARAM_k, &p, &a), k_data);
     assert_ptr_equal(slot(PARAM_v, &p, &a), v_data);

@@ -238,7 +238,7 @@ enum {
 
 /* Where a worker's scratch holds what stages hand on, in bytes: Q and O
  * transposed, per row the running maximum and sum and its position, scores,
- * dense copies of K and V. */
+ * dense copies of K and V, bits of dropped weights. */
 enum {
     AT_QT = 0,
     AT_OT = 256,
