@@ -45,11 +45,11 @@ static void no_tile_is_loaded_where_no_key_is_seen(void **state) {
     static const char *const tiles[] = {
         "stages=2,q_regs=0", "stages=2,q_regs=1", "stages=3,q_regs=0",
         "stages=4,q_regs=0", "stages=4,q_regs=1"};
-    attnc_shape h = ATTNC_SHAPE_DEFAULT;
-    h.mult_k = 128;
     for (int i = 0; i < 10; i++) {
         Case c = simple(ATTNC_F16, 64, 128, i % 3 ? 128 : 0);
+        attnc_shape h = shape_of(&c);
         char tile[96];
+        h.mult_k = 128;
         c.spec.mask = i % 2 ? ATTNC_MASK_CAUSAL : ATTNC_MASK_WINDOW;
         c.offset = i % 2 ? -500 : 500;
         snprintf(tile, sizeof tile, "block_q=64,block_k=32,warps=4,rows=16,%s",
@@ -57,6 +57,8 @@ static void no_tile_is_loaded_where_no_key_is_seen(void **state) {
         check(&c, 1, tile, &h, 3);
     }
     Case old = simple(ATTNC_F16, 64, 128, 128);
+    attnc_shape h = shape_of(&old);
+    h.mult_k = 128;
     old.spec.mask = ATTNC_MASK_CAUSAL;
     old.offset = -500;
     check(&old, OLD, NULL, &h, 3);
@@ -251,7 +253,7 @@ static void tiles_meet_no_bank_twice(void **state) {
     static const int dims[] = {64, 80, 96, 128};
     for (int i = 0; i < 8; i++) {
         Case c = simple(ATTNC_F16, dims[i / 2], 128, 256);
-        attnc_shape h = ATTNC_SHAPE_DEFAULT;
+        attnc_shape h = shape_of(&c);
         h.align_q = h.align_k = h.align_v = h.align_o = 16;
         c.spec.mask = i % 2 ? ATTNC_MASK_CAUSAL : ATTNC_MASK_NONE;
         c.mode = i % 2 ? ATTNC_OFFSET_BR : 0;
@@ -303,11 +305,9 @@ static void check_told(attnc_context *context, const Plant *plant) {
     attnc_prepare_options pins = {
         sizeof pins, "block_q=64,block_k=64,warps=4,rows=16,stages=2"};
     Case c = simple(ATTNC_F16, 64, 100, 100);
-    attnc_shape h = ATTNC_SHAPE_DEFAULT;
+    attnc_shape h = shape_of(&c);
     Data d;
     h.align_q = h.align_k = h.align_v = h.align_o = 16;
-    h.heads = h.kv_heads = 1;
-    h.seqlen_q = h.seqlen_k = 100;
     if (attnc_prepare_with(context, &c.spec, &h, &pins, &plan))
         fail_msg("%s", attnc_last_error()->text);
     data_make(&c, &d);

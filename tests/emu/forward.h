@@ -37,18 +37,24 @@ static inline bool can_emulate(void) {
     return false;
 }
 
-/* A plan for the case, with a pinned tile (or NULL) and promises (or NULL). A
- * tile that is not legal for it gives way to the model's. */
-static inline attnc_plan *prepare(const Case *c, int target, const char *tile,
-                                  const attnc_shape *promises) {
-    attnc_prepare_options o = {.struct_size = sizeof o, .tile = tile};
-    attnc_shape h = promises ? *promises : ATTNC_SHAPE_DEFAULT;
-    attnc_plan *plan = NULL;
+/* Hints that tell the case's own sizes; no promises. */
+static inline attnc_shape shape_of(const Case *c) {
+    attnc_shape h = ATTNC_SHAPE_DEFAULT;
     h.batch = c->batch;
     h.heads = c->heads;
     h.kv_heads = c->kv_heads;
     h.seqlen_q = c->nq > 0 ? c->nq : 1;
     h.seqlen_k = c->nk > 0 ? c->nk : 1;
+    return h;
+}
+
+/* A plan for the case, with a pinned tile (or NULL) and a shape (or NULL: its
+ * own). A tile that is not legal for it gives way to the model's. */
+static inline attnc_plan *prepare(const Case *c, int target, const char *tile,
+                                  const attnc_shape *shape) {
+    attnc_prepare_options o = {.struct_size = sizeof o, .tile = tile};
+    attnc_shape h = shape ? *shape : shape_of(c);
+    attnc_plan *plan = NULL;
     int rc = attnc_prepare_with(device(target), &c->spec, &h, &o, &plan);
     if (rc == ATTNC_E_REQUEST && tile) {
         o.tile = NULL;
@@ -64,17 +70,15 @@ static inline attnc_plan *prepare(const Case *c, int target, const char *tile,
 }
 
 static inline void check(const Case *c, int target, const char *tile,
-                         const attnc_shape *promises, int times) {
-    attnc_plan *plan = prepare(c, target, tile, promises);
+                         const attnc_shape *shape, int times) {
+    attnc_plan *plan = prepare(c, target, tile, shape);
     for (int i = 0; i < times; i++)
         case_check(c, plan);
     attnc_plan_release(plan);
 }
 
 static inline Case simple(int dtype, int dim, int64_t nq, int64_t nk) {
-    Case c = CASE_INIT;
-    c.spec.dtype = dtype;
-    c.spec.head_dim = dim;
+    Case c = case_of(dtype, dim, 0, ATTNC_MASK_NONE);
     c.nq = nq;
     c.nk = nk;
     return c;
