@@ -4,10 +4,11 @@
  * costs; and that a fault in a template is told with its line. */
 #include "emu/forward.h"
 
+#include <pthread.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- splits, many heads ------------------------------------------------ */
+/* ---- splits, many heads --------------------------------------------- */
 
 static void splits_are_merged(void **state) {
     (void)state;
@@ -36,7 +37,7 @@ static void more_heads_than_a_grid_is_high(void **state) {
     check(&c, 1, "block_q=16,block_k=16,warps=1,rows=16", NULL, 1);
 }
 
-/* ---- keys that nobody sees --------------------------------------------- */
+/* ---- keys that nobody sees ------------------------------------------ */
 
 /* With the promise of whole tiles loads have no bounds: where there is no key
  * to see nothing may be loaded at all. */
@@ -93,7 +94,7 @@ static void infinities_reach_only_who_sees_them(void **state) {
     }
 }
 
-/* ---- lists out of range ------------------------------------------------- */
+/* ---- lists out of range ---------------------------------------------- */
 
 /* A launch whose lists nobody has read, as on a GPU: every tensor is told to
  * the device as it is, and nothing else. */
@@ -205,7 +206,65 @@ static void sequences_out_of_range_are_the_nearest_in_it(void **state) {
     }
 }
 
-/* ---- costs ------------------------------------------------------------- */
+/* ---- many at once ------------------------------------------------------ */
+
+static int mappings(void) {
+    FILE *f = fopen("/proc/self/maps", "re");
+    int n = 0;
+    assert_non_null(f);
+    for (int c; (c = fgetc(f)) != EOF;)
+        n += c == '\n';
+    fclose(f);
+    return n;
+}
+
+/* A context may remember more modules than a process could keep stacks for. */
+static void a_launch_leaves_no_stacks_behind(void **state) {
+    (void)state;
+    Case c = simple(ATTNC_F16, 16, 64, 64);
+    attnc_plan *plan = prepare(&c, 1, NULL, NULL);
+    int before = mappings();
+    case_check(&c, plan);
+    assert_true(mappings() < before + 32);
+    attnc_plan_release(plan);
+}
+
+typedef struct Launcher {
+    attnc_plan *plan;
+    Data data;
+    int rc;
+} Launcher;
+
+static void *launch_often(void *user) {
+    Launcher *l = user;
+    for (int i = 0; i < 6 && !l->rc; i++)
+        l->rc = attnc_launch(l->plan, &l->data.args, NULL);
+    return NULL;
+}
+
+static void threads_launch_one_plan_at_once(void **state) {
+    (void)state;
+    Case c = simple(ATTNC_F16, 16, 100, 100);
+    attnc_plan *plan = prepare(&c, 1, NULL, NULL);
+    Launcher l[3];
+    pthread_t thread[3];
+    for (int i = 0; i < 3; i++) {
+        l[i] = (Launcher){.plan = plan};
+        data_make(&c, &l[i].data);
+        workspace_make(plan, &l[i].data);
+    }
+    for (int i = 0; i < 3; i++)
+        pthread_create(&thread[i], NULL, launch_often, &l[i]);
+    for (int i = 0; i < 3; i++) {
+        pthread_join(thread[i], NULL);
+        assert_int_equal(l[i].rc, 0);
+        check_results(&c, &l[i].data);
+        data_free(&l[i].data);
+    }
+    attnc_plan_release(plan);
+}
+
+/* ---- costs ---------------------------------------------------------- */
 
 static EmuReport count_launch(const Case *c, attnc_plan *plan) {
     Data d;
@@ -268,7 +327,7 @@ static void tiles_meet_no_bank_twice(void **state) {
     }
 }
 
-/* ---- faults ------------------------------------------------------------ */
+/* ---- faults --------------------------------------------------------- */
 
 /* Writes all templates to a directory, one text in one of them replaced. */
 static void write_templates(const char *dir, const char *name, const char *from,
@@ -358,6 +417,8 @@ int main(void) {
         cmocka_unit_test(infinities_reach_only_who_sees_them),
         cmocka_unit_test(key_lengths_out_of_range_are_the_nearest_in_it),
         cmocka_unit_test(sequences_out_of_range_are_the_nearest_in_it),
+        cmocka_unit_test(a_launch_leaves_no_stacks_behind),
+        cmocka_unit_test(threads_launch_one_plan_at_once),
         cmocka_unit_test(tiles_meet_no_bank_twice),
         cmocka_unit_test(a_fault_in_a_template_is_named_with_its_line),
     };

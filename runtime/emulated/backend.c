@@ -7,12 +7,12 @@
 
 #include "emulated.h"
 
-/* A loaded module; one launch at a time. */
+/* A loaded module. Each launch has a device of its own: what one keeps (two
+ * mappings for each stack, a process may have 65530) is too much for each of
+ * the modules that a context remembers. */
 typedef struct Machine {
     void *handle;
-    Emu *emu;
-    pthread_mutex_t lock;
-    uint64_t launches; /* seed of the next one */
+    _Atomic uint64_t launches; /* seed of the next one */
 } Machine;
 
 static void kind(const Plan *p, Str *out) {
@@ -44,8 +44,6 @@ static void unload(Kernel *k) {
     if (m) {
         if (m->handle)
             dlclose(m->handle);
-        emu_destroy(m->emu);
-        pthread_mutex_destroy(&m->lock);
         free(m);
     }
     *k = (Kernel){0};
@@ -70,9 +68,7 @@ static int load(attnc_context *c, const Plan *p, const Blob *b, Kernel *k,
     Machine *m = calloc(1, sizeof *m);
     k->backend = &backend_emulated;
     k->module = m;
-    if (m)
-        pthread_mutex_init(&m->lock, NULL);
-    if (!m || !(m->emu = emu_create()))
+    if (!m)
         return err_set(e, ATTNC_E_MEMORY, "load", NULL, "no memory");
     m->handle = load_object(b, e);
     return m->handle ? find_entries(p, m, k, e) : e->code;
@@ -207,8 +203,7 @@ static int run_step(const Launch *n, const Step *s, void *entry,
 
 static int run_steps(const Launch *n, const Kernel *k, const EmuConfig *config,
                      EmuReport *reports, Err *e) {
-    emu_forget(n->emu);
-    if (add_arguments(n) || add_buffers(n))
+    if (!n->emu || add_arguments(n) || add_buffers(n))
         return err_set(e, ATTNC_E_MEMORY, "launch", NULL, "no memory");
     for (int i = 0; i < n->plan->nstep && !e->code; i++) {
         EmuReport own = {0};
@@ -224,15 +219,15 @@ static int run(attnc_context *c, const Plan *p, const Kernel *k,
                const attnc_args *a, const EmuConfig *config, EmuReport *reports,
                Err *e) {
     Machine *m = k->module;
-    Launch n = {.context = c, .plan = p, .args = a, .emu = m->emu};
+    Launch n = {.context = c, .plan = p, .args = a};
     dims_fill(a, n.dims);
     if (layout_make(p, n.dims, 0, &n.layout, e) ||
         layout_check(&n.layout, a, e))
         return e->code;
-    pthread_mutex_lock(&m->lock);
     EmuConfig next = config_of(m->launches++);
+    n.emu = emu_create();
     run_steps(&n, k, config ? config : &next, reports, e);
-    pthread_mutex_unlock(&m->lock);
+    emu_destroy(n.emu);
     return e->code;
 }
 
