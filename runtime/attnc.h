@@ -75,7 +75,8 @@ typedef void (*attnc_parallel_for)(void *user, int64_t count,
 typedef struct attnc_options {
     size_t struct_size;
     const char *target;    /* auto | cpu | cuda[:N] | ARCH | DEVICE | emu:ARCH,
-                              then [@k=v,..] */
+                              then [@k=v,..]; NULL and auto: the first GPU,
+                              else the CPU */
     const char *cache_dir; /* NULL: ATTNC_CACHE_DIR, XDG, ~/.cache; "": none */
     int64_t cache_max_bytes;   /* 0: 1 GiB */
     int32_t cache_readonly;    /* 1: never write the disk cache */

@@ -401,6 +401,18 @@ static int probe_gpu(const char *number, Device *d, Err *e) {
     return cuda_query((int)n, d, e);
 }
 
+/* The first that kernels can be made for; false: this machine has none. */
+static bool first_gpu(Device *d) {
+    Err none = {0};
+    int n = cuda_count(&none);
+    for (int i = 0; i < n; i++) {
+        Err why = {0};
+        if (cuda_query(i, d, &why) == 0)
+            return true;
+    }
+    return false;
+}
+
 static int probe(const char *target, const char *dir, bool keep, Device *d,
                  Err *e) {
     char name[64];
@@ -412,11 +424,12 @@ static int probe(const char *target, const char *dir, bool keep, Device *d,
                        "or a device, then @figure=value,..",
                        target);
     snprintf(name, sizeof name, "%.*s", (int)len, target);
-    bool here = !strcmp(name, "auto") || !strcmp(name, "cpu");
+    bool any = !strcmp(name, "auto");
     bool gpu = !strncmp(name, "cuda", 4) && (!name[4] || name[4] == ':');
-    int rc = gpu    ? probe_gpu(name + 4, d, e)
-             : here ? probe_here(dir, keep, d, e)
-                    : device_find(name, d, e);
+    int rc = gpu                           ? probe_gpu(name + 4, d, e)
+             : any && first_gpu(d)         ? 0
+             : any || !strcmp(name, "cpu") ? probe_here(dir, keep, d, e)
+                                           : device_find(name, d, e);
     return rc || !pairs ? rc : device_override(d, pairs, e);
 }
 

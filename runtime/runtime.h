@@ -106,7 +106,8 @@ extern const Backend backend_cpu, backend_cuda, backend_emulated;
 int probe_cpu(const char *dir, Device *d, Err *e);
 /* Can this machine run code of a CPU arch? */
 bool probe_runs(const char *arch);
-/* "auto", "cpu", ARCH, DEVICE with optional "@k=v,.." -> *d. */
+/* "auto" (the first GPU, else the CPU), "cpu", "cuda[:N]", ARCH, DEVICE with
+ * optional "@k=v,.." -> *d. */
 int probe_target(const char *target, const char *dir, Device *d, Err *e);
 
 /* The same, but a measurement is not kept. */

@@ -157,6 +157,25 @@ class FakeGpu(Case):
         self.refused("run", "--target", "cuda:1", env=self.env,
                      says=("GPU 1", "has 1"))
 
+    def test_auto_is_the_first_gpu(self):
+        j = self.object("devices", env=self.env)
+        self.assertEqual(j["auto"], "cuda")
+        self.assertNotEqual(j["machine"]["arch"], "sm_90a") # this CPU
+        for verb in ("run", "explain"):
+            j = self.object(verb, "--dtype", "f16", "--seqlen", "64",
+                            "--head-dim", "32", env=self.env)
+            self.assertEqual((j["target"], j["device"]), ("cuda", "H200"))
+        j = self.object("explain", "--target", "cpu", env=self.env)
+        self.assertEqual(j["target"], "cpu")
+
+    def test_a_gpu_too_old_is_told_and_not_taken(self):
+        env = dict(self.env, FAKE_MAJOR="7")
+        j = self.object("devices", env=env)
+        self.assertEqual((j["auto"], j["gpus"]), ("cpu", []))
+        self.assertIn("accepted: 7.5 and newer", j["no_gpu"])
+        self.assertEqual(self.object("explain", env=env)["target"], "cpu")
+        self.refused("run", "--target", "cuda", env=env, says="7.5")
+
     def test_a_chip_that_is_not_here(self):
         self.refused("run", "--target", "T4", "--dtype", "f16", "--seqlen",
                      "64", rc=3, env=self.env, says="no GPU")
@@ -168,8 +187,9 @@ class Devices(Case):
         text = self.good("devices")
         self.assertIn("NVIDIA GPUs", text)
         if not j["gpus"]:
-            self.assertIn("libcuda.so.1", j["no_gpu"])
             self.assertIn(j["no_gpu"], text)
+            self.assertIn("auto means this CPU", text)
+            self.assertEqual(j["auto"], "cpu")
         self.assertIn("NVRTC", text)
         if j["nvrtc"]["found"]:
             self.assertIn(j["nvrtc"]["path"], text)

@@ -252,7 +252,7 @@ class Emit(Case):
 class Others(Case):
     def test_devices(self):
         j = self.object("devices")
-        self.assertEqual(list(j), ["machine", "known", "gpus", "no_gpu",
+        self.assertEqual(list(j), ["machine", "known", "gpus", "auto", "no_gpu",
                                    "nvrtc", "compilers",
                                    "looked_for", "lua"])
         names = [d["name"] for d in j["known"]]

@@ -215,6 +215,7 @@ static void scratch_remove(const Bench *b) {
 
 static int measure(Bench *b) {
     attnc_options o = ATTNC_OPTIONS_INIT;
+    o.target = "cpu";
     o.cache_dir = "";
     o.threads = b->threads;
     if (attnc_context_create(&o, &b->ctx)) {

@@ -18,6 +18,7 @@ static int prepare_anew(const Bench *b, const Case *c, const char *dir,
     attnc_context *ctx;
     attnc_plan *plan;
     *info = (attnc_plan_info){.struct_size = sizeof *info};
+    options.target = "cpu";
     options.cache_dir = dir;
     options.threads = b->threads;
     if (attnc_context_create(&options, &ctx))
@@ -156,6 +157,7 @@ int rss_child(void) {
     a.batch = a.heads = a.kv_heads = 1;
     a.seqlen_q = a.seqlen_k = N;
     spec.mask = ATTNC_MASK_CAUSAL;
+    options.target = "cpu";
     options.cache_dir = "";
     if (attnc_context_create(&options, &ctx) || attnc_run(ctx, &spec, &a, NULL))
         return say_error("memory");

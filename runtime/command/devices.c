@@ -70,9 +70,17 @@ static void find_cuda(Found *f) {
     free(dirs);
 }
 
-static int find_all(const Options *o, Found *f, Err *e) {
+static int find_here(Device *out, Err *e) {
+    Cache *cache = NULL;
+    int rc = session_cache(&cache, e);
+    rc = rc ? rc : probe_cpu(cache_dir(cache), out, e);
+    cache_close(cache);
+    return rc;
+}
+
+static int find_all(Found *f, Err *e) {
     Err none = {0};
-    int rc = session_device(o, &f->here, e);
+    int rc = find_here(&f->here, e);
     if (rc)
         return rc;
     find_compilers(f);
@@ -92,11 +100,12 @@ static void say_row(const Device *d, Str *out) {
 }
 
 static void say_cuda(const Found *f, Str *out) {
-    str_addf(out, "\nNVIDIA GPUs (--target cuda, cuda:1, ..)\n");
+    str_addf(out, "\nNVIDIA GPUs (--target cuda, cuda:1, ..; the first is what "
+                  "auto means)\n");
     for (int i = 0; i < f->ngpu; i++)
         say_row(&f->gpu[i], out);
     if (f->ngpu == 0)
-        str_addf(out, "  none: %s\n",
+        str_addf(out, "  none, auto means this CPU: %s\n",
                  f->no_gpu.code ? f->no_gpu.text : "the driver has no GPU");
     str_addf(out, "\nNVRTC, CUDA's compiler library\n");
     if (f->has_nvrtc)
@@ -146,6 +155,7 @@ static void add_cuda(json_t *j, const Found *f) {
     for (int i = 0; i < f->ngpu; i++)
         json_array_append_new(gpus, json_device(&f->gpu[i]));
     json_object_set_new(j, "gpus", gpus);
+    json_object_set_new(j, "auto", json_text(f->ngpu ? "cuda" : "cpu"));
     json_object_set_new(j, "no_gpu", json_text(f->no_gpu.text));
     json_object_set_new(nvrtc, "found", json_boolean(f->has_nvrtc));
     if (f->has_nvrtc) {
@@ -185,7 +195,7 @@ static int tell_json(const Found *f, Str *out, Err *e) {
 
 int verb_devices(const Options *o, Str *out, Err *e) {
     Found *f = calloc(1, sizeof *f);
-    int rc = f ? find_all(o, f, e)
+    int rc = f ? find_all(f, e)
                : err_set(e, ERR_MEMORY, "command", NULL, "out of memory");
     if (rc == 0 && o->given[OPT_json].text)
         rc = tell_json(f, out, e);

@@ -33,8 +33,11 @@ void fake_pretend_h200(void) {
 
 /* For processes that do not know of the fake. */
 __attribute__((constructor)) static void pretend(void) {
+    const char *major = getenv("FAKE_MAJOR");
     if (getenv("FAKE_H200"))
         fake_pretend_h200();
+    if (major)
+        fake_cuda.attribute[75] = atoi(major);
 }
 
 static struct Kernel { char name[96]; } kernels[64];
