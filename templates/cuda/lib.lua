@@ -34,6 +34,7 @@ function enter(a_step)
     steps_q = steps_32 + (tail_16 and 1 or 0)
     -- No tile reaches past the last key, none has rows to spare.
     whole_k = P.mult_k % T.block_k == 0 and not S.varlen and not S.lens_k
+    peel = T.peel == 1 and (masked or not whole_k)
     whole_q = P.mult_q % T.block_q == 0 and not S.varlen
     tensors = {
         q = { rows = T.block_q, dim = S.head_dim, kept = L.dim, pitch = L.q_pitch },
