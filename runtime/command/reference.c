@@ -99,7 +99,7 @@ static void load_tile(RefWork *w, const attnc_tensor *t, const RefGroup *g,
                      w->tile + (size_t)r * width);
 }
 
-static float round_to(int dtype, float x) {
+float ref_round(int dtype, float x) {
     if (dtype == ATTNC_F16)
         return f16_to_f32(f32_to_f16(x));
     return dtype == ATTNC_BF16 ? bf16_to_f32(f32_to_bf16(x)) : x;
@@ -111,11 +111,16 @@ static float round_tf32(float x) {
     return isfinite(x) ? bits_to_f32((u + 0x1000u) & ~0x1fffu) : x;
 }
 
-/* An operand of an unfused product: tf32 where the spec asks for it. */
+static bool is_tf32(const RefProblem *p) {
+    return p->s->dtype == ATTNC_F32 && p->s->f32_math == ATTNC_MATH_TF32;
+}
+
+float ref_operand(const RefProblem *p, float x) {
+    return is_tf32(p) ? round_tf32(x) : x;
+}
+
 static void round_operands(const RefProblem *p, float *x, int64_t n) {
-    if (p->s->dtype != ATTNC_F32 || p->s->f32_math != ATTNC_MATH_TF32)
-        return;
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = 0; i < n && is_tf32(p); i++)
         x[i] = round_tf32(x[i]);
 }
 
@@ -134,33 +139,53 @@ static void load_queries(RefWork *w, const RefGroup *g) {
     round_operands(p, (float *)w->q32, (int64_t)p->d * REF_LANES);
 }
 
-static double distance(const RefGroup *g, int t, int64_t j) {
-    return fabs((double)((__int128)g->row[t] + g->seq.offset - j));
+static double distance(const RefSeq *q, int64_t i, int64_t j) {
+    return fabs((double)((__int128)i + q->offset - j));
 }
 
-static double score(const RefProblem *p, const RefGroup *g, int t, int64_t j,
-                    double dot) {
+double ref_score(const RefProblem *p, const RefSeq *q, int64_t h, int64_t i,
+                 int64_t j, double dot, double *bend) {
     double x = p->scale * dot, cap = p->a->softcap;
-    if (j < g->lo[t] || j >= g->hi[t])
-        return -INFINITY;
-    if (p->s->softcap)
-        x = cap * tanh(x / cap);
+    *bend = 1;
+    if (p->s->softcap) {
+        double t = tanh(x / cap);
+        x = cap * t;
+        *bend = 1 - t * t;
+    }
     if (p->s->alibi)
-        x -= p->slopes[g->h] * distance(g, t, j);
+        x -= p->slopes[h] * distance(q, i, j);
     return x;
 }
 
 /* The product leaves its GEMM rounded; the rest is part of the softmax. */
-static float score32(const RefProblem *p, const RefGroup *g, int t, int64_t j,
-                     float dot) {
-    float x = round_to(p->s->dtype, p->scale * dot), cap = p->a->softcap;
+float ref_score32(const RefProblem *p, const RefSeq *q, int64_t h, int64_t i,
+                  int64_t j, float dot, float *bend) {
+    float x = ref_round(p->s->dtype, p->scale * dot), cap = p->a->softcap;
+    *bend = 1;
+    if (p->s->softcap) {
+        float t = tanhf(x / cap);
+        x = cap * t;
+        *bend = 1 - t * t;
+    }
+    if (p->s->alibi)
+        x -= p->slopes[h] * (float)distance(q, i, j);
+    return x;
+}
+
+static double score(const RefProblem *p, const RefGroup *g, int t, int64_t j,
+                    double dot) {
+    double bend;
     if (j < g->lo[t] || j >= g->hi[t])
         return -INFINITY;
-    if (p->s->softcap)
-        x = cap * tanhf(x / cap);
-    if (p->s->alibi)
-        x -= p->slopes[g->h] * (float)distance(g, t, j);
-    return x;
+    return ref_score(p, &g->seq, g->h, g->row[t], j, dot, &bend);
+}
+
+static float score32(const RefProblem *p, const RefGroup *g, int t, int64_t j,
+                     float dot) {
+    float bend;
+    if (j < g->lo[t] || j >= g->hi[t])
+        return -INFINITY;
+    return ref_score32(p, &g->seq, g->h, g->row[t], j, dot, &bend);
 }
 
 static void scores(RefWork *w, const RefGroup *g, int64_t j, int n, Lanes *s) {
@@ -226,7 +251,7 @@ static float softmax32(const RefProblem *p, Lanes32 *s, int t, int64_t n,
     }
     for (int64_t j = 0; j < n; j++)
         if (s[j][t] != (float)MASKED)
-            s[j][t] = round_to(p->s->dtype, s[j][t] / l);
+            s[j][t] = ref_round(p->s->dtype, s[j][t] / l);
     return l == 0 ? -INFINITY : m + logf(l);
 }
 
@@ -249,8 +274,19 @@ static void drop(RefWork *w, const RefGroup *g, int t) {
         if (!p->unfused || w->s32[j - g->begin][t] == (float)MASKED)
             continue;
         float *y = &w->s32[j - g->begin][t];
-        *y = round_to(p->s->dtype, *y * (float)by);
+        *y = ref_round(p->s->dtype, *y * (float)by);
     }
+}
+
+double ref_kept(const RefProblem *p, int64_t b, int64_t h, int64_t i,
+                int64_t j) {
+    uint16_t numbers[DROPOUT_PATCH];
+    if (!p->drop.threshold)
+        return 1;
+    dropout_numbers(&p->drop, b, h, i, j / DROPOUT_PATCH, numbers);
+    return numbers[j % DROPOUT_PATCH] < p->drop.threshold
+               ? 0
+               : 1 / (1 - p->drop.threshold / 65536.0);
 }
 
 /* ---- O = P V ----------------------------------------------------------- */
@@ -358,7 +394,7 @@ static void group_weigh(RefWork *w, const RefGroup *g) {
     }
     for (int c = 0; c < p->dv && p->unfused; c++)
         for (int t = 0; t < REF_LANES; t++)
-            w->o32[c][t] = round_to(p->s->dtype, w->o32[c][t]);
+            w->o32[c][t] = ref_round(p->s->dtype, w->o32[c][t]);
 }
 
 void ref_group_run(RefWork *w, const RefGroup *g) {

@@ -13,14 +13,21 @@
  * limit = 1.5 x unfused + 4 eps(dtype), for a large LSE 4 eps(f32) of its own
  * size, and every non-finite entry to be the reference's. The lse figures are 0
  * when args->lse is NULL. */
+enum ref_grad { REF_dq, REF_dk, REF_dv, REF_dsink, REF_GRADS };
 typedef struct RefCheck {
     bool ok;
     double coverage; /* share of the query rows compared, 0..1 */
     double o, lse;   /* rel_err of O, absolute error of LSE */
     double unfused_o, unfused_lse;
     double limit_o, limit_lse;
-    char why[160]; /* when not ok: the worst place, one line */
+    char why[160];                /* when not ok: the worst place, one line */
+    bool forward, backward, sink; /* what was compared */
+    struct {
+        double err, unfused, limit; /* relative, as of O */
+    } grad[REF_GRADS];
 } RefCheck;
+/* "dq", "dk", .. */
+const char *reference_grad_name(int grad);
 
 /* Compares o and lse of a finished launch with f64. args: as launched, host
  * memory, elements of the spec's dtype. threads: how many may work; 0: all.
@@ -30,6 +37,20 @@ typedef struct RefCheck {
 int reference_check(const attnc_spec *spec, const attnc_args *args, int threads,
                     void (*progress)(void *user, double done), void *user,
                     RefCheck *out, Err *e);
+
+/* The same for the gradients of a launch with pass=bwd, from q, k, v, dout and
+ * dlse: dq, dk, dv, dsink. Above 2e10 flops, 2 (3d + 2dv) per visible pair, rows
+ * of dq and of dk, dv are sampled; the latter then take LSE and rowsum(O dO) of
+ * all rows from the launch's own o and lse. */
+int reference_check_bwd(const attnc_spec *spec, const attnc_args *args,
+                        int threads, void (*progress)(void *user, double done),
+                        void *user, RefCheck *out, Err *e);
+
+/* Gradients in f64 alone; any may be NULL. dq [B, H, Nq, d], dk [B, HK, Nk, d],
+ * dv [B, HK, Nk, dv], dsink [H], dense; varlen: Nq and Nk are seqlen_q and
+ * seqlen_k, rows behind a sequence's end are 0. */
+int reference_bwd(const attnc_spec *spec, const attnc_args *args, double *dq,
+                  double *dk, double *dv, double *dsink, Err *e);
 
 /* The f64 attention alone: o [B, H, Nq, dv] and lse [B, H, Nq], dense; varlen
  * [H, total_q, dv] and [H, total_q]. lse may be NULL. */

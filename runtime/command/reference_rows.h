@@ -68,4 +68,59 @@ bool ref_work_alloc(RefWork *w, const RefProblem *p);
 void ref_work_free(RefWork *w);
 void ref_group_run(RefWork *w, const RefGroup *g);
 
+/* What a dot product of the inputs becomes: a score of f64, and one of unfused
+ * attention. Query i of head h, key j, which it sees; *bend: the derivative of
+ * the softcap there. */
+double ref_score(const RefProblem *p, const RefSeq *q, int64_t h, int64_t i,
+                 int64_t j, double dot, double *bend);
+float ref_score32(const RefProblem *p, const RefSeq *q, int64_t h, int64_t i,
+                  int64_t j, float dot, float *bend);
+/* What dropout multiplies a weight by. */
+double ref_kept(const RefProblem *p, int64_t b, int64_t h, int64_t i,
+                int64_t j);
+float ref_round(int dtype, float x);
+/* An operand of an unfused product: tf32 where the spec asks for it. */
+float ref_operand(const RefProblem *p, float x);
+
+/* ---- reference_judge.c ------------------------------------------------- */
+
+enum { REF_THREADS = 16 };
+static const double REF_FLOPS = 2e10; /* above, rows are sampled */
+
+typedef struct RefPlace {
+    int64_t b, h, i, c;
+    double got, want;
+} RefPlace;
+
+/* Sums of squares: error of the result, of unfused attention, reference; of a
+ * gradient also its terms, which may cancel to much less. */
+typedef struct RefSquares {
+    double err, unfused, ref, terms;
+} RefSquares;
+
+/* Comparison of one output. */
+typedef struct RefSums {
+    RefSquares all;
+    RefSquares row; /* the largest of any row, each by itself */
+    double count;   /* finite entries */
+    int64_t mismatches;
+    RefPlace worst, mismatch; /* row with the largest error; first mismatch */
+} RefSums;
+
+void ref_mismatch(RefSums *s, RefPlace at, double got, double want);
+/* One entry, into the sums of its row. */
+void ref_compare(RefSums *s, RefSquares *row, RefPlace at, double got,
+                 double unfused, double want);
+void ref_row_end(RefSums *s, RefSquares row, RefPlace at);
+void ref_sums_add(RefSums *to, const RefSums *s);
+/* Row number t of n that are compared of nq: the corners, else one anywhere in
+ * the t-th of n equal parts, so that no period of a tiling stays unseen. */
+int64_t ref_row_chosen(int64_t t, int64_t n, int64_t nq, int64_t salt);
+int ref_threads(int asked); /* 0: the CPUs this process may use */
+double ref_eps(int dtype);
+/* Judges one output; `why` keeps the first complaint. relative: to the norm of
+ * the reference; else the root mean square. */
+bool ref_judge(const char *name, const RefSums *s, double eps, bool relative,
+               double *err, double *unfused, double *limit, char why[160]);
+
 #endif
