@@ -31,11 +31,18 @@ class Explain(Case):
         why = {r["why"] for r in t4["rejected"]}
         self.assertTrue(any("of SRAM, a block has 65536" in w for w in why))
         self.assertTrue(any("registers a thread" in w for w in why))
+        # What the H200 takes is among them, with the reason.
+        def same(tile):
+            return all(tile[k] == h200["tile"][k] for k in
+                       ("block_q", "block_k", "rows", "q_regs", "blocks"))
+        why = [r["why"] for r in t4["rejected"] if same(r["tile"])]
+        self.assertTrue(why and "of SRAM, a block has 65536" in why[0], why)
 
     def test_what_people_read(self):
         text = self.good("explain", "--target", "T4", "--dtype", "f16")
         for words in ("T4 (sm_75, 40 SMs)", "mma.sync m16n8k8, no cp.async",
-                      "SRAM reads", "registers each", "rejected"):
+                      "SRAM reads", "registers each", "rejected",
+                      "would take"):
             self.assertIn(words, text)
 
     def test_figures_decide(self):

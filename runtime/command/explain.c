@@ -242,11 +242,12 @@ static void say_rejected(const Story *s, Str *out) {
     int n = s->count - s->legal;
     if (n == 0)
         return;
-    str_addf(out, "\n  rejected: %d\n", n);
+    str_addf(out, "\n  rejected: %d, those first that would be fastest\n", n);
     for (int c = s->legal; c < s->count && c < s->legal + REJECTED; c++) {
         str_addf(out, "  ");
         text_tile(&s->all[c].tile, out);
-        str_addf(out, "\n      %s\n", s->all[c].why);
+        str_addf(out, "\n      %s; would take %s\n", s->all[c].why,
+                 text_ms(s->all[c].fig.time_ms).s);
     }
     if (n > REJECTED)
         str_addf(out, "  ... and %d more\n", n - REJECTED);
