@@ -146,6 +146,23 @@ static void peers(Bench *b) {
             }
 }
 
+/* The forward without and with: what dropout costs. */
+static void dropout(Bench *b) {
+    for (int d = 64; d <= 128; d += 64)
+        for (int m = 0; m < 2; m++)
+            for (int drop = 0; drop < 2; drop++) {
+                char name[48];
+                snprintf(name, sizeof name, "f32 d%d %s n2048: %s", d, masks[m],
+                         drop ? "dropout 0.1" : "none");
+                Case *c = add(b, "dropout", "us", sample_us, name);
+                if (!c)
+                    continue;
+                sizes(c, ATTNC_F32, d, m, 2048);
+                c->spec.dropout = drop;
+                c->rivals = drop;
+            }
+}
+
 /* What comes before a launch, and what it takes beside its tensors. */
 static void around(Bench *b) {
     static const struct {
@@ -188,6 +205,7 @@ int cases_make(Bench *b) {
     decode(b);
     small(b);
     peers(b);
+    dropout(b);
     around(b);
     return 0;
 }
@@ -229,6 +247,10 @@ void case_tensors(const Bench *b, const Case *c, attnc_args *a) {
     a->o = cut(c, &at, s->heads, s->seqlen_q);
     a->k = cut(c, &at, s->kv_heads, s->seqlen_k);
     a->v = cut(c, &at, s->kv_heads, s->seqlen_k);
+    if (c->spec.dropout) {
+        a->dropout_p = 0.1;
+        a->dropout_seed = 20260;
+    }
     a->workspace = c->workspace;
     a->workspace_bytes = c->workspace_bytes;
 }

@@ -14,6 +14,7 @@ static const struct {
     {"decode", "One query, 16384 keys; share of reading K and V"},
     {"small", "Short, 8 heads, d 64; so many times the best rival's speed"},
     {"peers", "Other ways to the same result"},
+    {"dropout", "Dropout; so many times the speed of the forward without"},
     {"prepare", "Before the first launch"},
     {"memory", "Peak of a process beyond its tensors"},
 };
