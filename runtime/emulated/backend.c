@@ -4,6 +4,7 @@
  * its error. Tensors are host memory. */
 #include <dlfcn.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "emulated.h"
 
@@ -140,14 +141,17 @@ static int add_arguments(const Launch *n) {
     return rc ? rc : add_array(n, "sink", a->sink, a->heads, EMU_READ);
 }
 
+/* The workspace, zero where the plan says so. */
 static int add_buffers(const Launch *n) {
     int rc = 0;
     for (int i = 0; i < n->plan->nbuf && !rc; i++) {
         const Buf *b = &n->plan->buf[i];
-        rc = emu_buffer(n->emu, (char *)n->args->workspace + n->layout.buf[i],
-                        (size_t)(extent_size(&b->extent, n->dims) * b->fixed *
-                                 b->elem_bytes),
-                        b->name, EMU_WRITE);
+        char *p = (char *)n->args->workspace + n->layout.buf[i];
+        size_t bytes = (size_t)(extent_size(&b->extent, n->dims) * b->fixed *
+                                b->elem_bytes);
+        if (b->zero == ZERO_EACH_LAUNCH)
+            memset(p, 0, bytes);
+        rc = emu_buffer(n->emu, p, bytes, b->name, EMU_WRITE);
     }
     return rc;
 }
