@@ -156,6 +156,16 @@ class FakeGpu(Case):
         self.assertEqual(len(j["steps"]), 2)
         self.assertGreater(j["workspace_bytes"], 0)
 
+    def test_vectors_of_primitives_are_recorded(self):
+        recorder = os.path.join(os.environ["BUILD"], "tests/record_vectors")
+        p = subprocess.run([recorder, "cuda", self.path("v.json")], text=True,
+                           env=dict(os.environ, **self.env),
+                           capture_output=True)
+        self.assertEqual(p.returncode, 0, p.stderr)
+        j = json.loads(self.read(self.path("v.json")))
+        self.assertEqual((j["chip"], j["arch"]), ("H200", "sm_90a"))
+        self.assertEqual(len(j["vectors"]["mma_m16n8k16_f16 F16_REAL"]), 4)
+
     def test_the_gpu_is_told(self):
         j = self.object("devices", env=self.env)
         self.assertEqual([(g["name"], g["arch"]) for g in j["gpus"]],

@@ -41,10 +41,22 @@ static void every_primitive_assembles(void **state) {
     }
 }
 
+/* The kernels that golden vectors are recorded with. */
+static void every_vector_assembles(void **state) {
+    (void)state;
+    for (int i = 0; i < CHIPS; i += CHIPS / 2) {
+        Str text = kernel_text("vectors.cu.h", chips[i].number, "", true);
+        Compiled c = compile_cuda(text, "vectors.cu", chips[i].arch);
+        str_free(&text);
+        assert_true(!c.known || c.cubin_bytes > 0);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_subject_compiles_for_every_chip_without_spills),
         cmocka_unit_test(every_primitive_assembles),
+        cmocka_unit_test(every_vector_assembles),
     };
     NvrtcInfo info;
     Str looked = {0};
