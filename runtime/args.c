@@ -256,6 +256,19 @@ static int check_mask(const attnc_spec *s, const attnc_args *a, Err *e) {
     return 0;
 }
 
+/* Kernels count ALiBi's |i + off - j| in 31 bits. */
+static int check_distance(const attnc_spec *s, const attnc_args *a, Err *e) {
+    int64_t off = a->mask_offset, first = a->seqlen_k - LENGTH_MAX;
+    int64_t last = LENGTH_MAX - a->seqlen_q;
+    if (!s->alibi || a->mask_offset_mode != ATTNC_OFFSET_INT ||
+        (off >= first && off <= last))
+        return 0;
+    REFUSE("mask_offset",
+           "%lld puts keys further than 2^30 away, the most that alibi=1 "
+           "counts; nearest accepted: %lld",
+           (long long)off, (long long)(off < first ? first : last));
+}
+
 /* Arguments of the score. */
 static int check_score(const attnc_spec *s, const attnc_args *a, Err *e) {
     if (isinf(a->scale))
@@ -344,6 +357,7 @@ int args_check(const Plan *p, const attnc_args *a, Err *e) {
     rc = rc ? rc : check_tensors(p, a, e);
     rc = rc ? rc : check_promises(p, a, e);
     rc = rc ? rc : check_mask(&p->spec, a, e);
+    rc = rc ? rc : check_distance(&p->spec, a, e);
     rc = rc ? rc : check_score(&p->spec, a, e);
     return rc ? rc : check_dropout(&p->spec, a, e);
 }

@@ -139,6 +139,36 @@ static void offsets_move_the_diagonal(void **state) {
     attnc_context_destroy(ctx);
 }
 
+/* To the last distance it counts, with slopes that leave something of it; the
+ * offset after that is refused. */
+static void alibi_reaches_as_far_as_it_says(void **state) {
+    attnc_context *ctx = context_make(*(int *)*state, NULL, 2);
+    Case c = small_case(ATTNC_MASK_NONE);
+    c.spec.alibi = 1;
+    c.nq = 19;
+    c.nk = 170;
+    const int64_t far = 1 << 30, edges[] = {far - c.nq, c.nk - far};
+    const float slopes[] = {1e-9f, 3e-8f};
+    attnc_plan *plan = plan_make(ctx, &c.spec, NULL);
+    for (int i = 0; i < 2; i++) {
+        Data d;
+        c.offset = edges[i];
+        data_make(&c, &d);
+        d.args.slopes = slopes;
+        case_launch(&c, plan, &d);
+        check_results(&c, &d);
+        d.args.mask_offset += i ? -1 : 1;
+        assert_int_equal(attnc_launch(plan, &d.args, NULL), ATTNC_E_REQUEST);
+        assert_string_equal(attnc_last_error()->field, "mask_offset");
+        char nearest[32];
+        snprintf(nearest, sizeof nearest, ": %lld", (long long)edges[i]);
+        assert_non_null(strstr(attnc_last_error()->text, nearest));
+        data_free(&d);
+    }
+    attnc_plan_release(plan);
+    attnc_context_destroy(ctx);
+}
+
 /* Top left, bottom right, and by each entry's own key length. */
 static void corner_conventions_hold(void **state) {
     attnc_context *ctx = context_make(*(int *)*state, NULL, 2);
@@ -309,6 +339,7 @@ static void nonfinite_queries_stay_in_their_rows(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         ON_BOTH(offsets_move_the_diagonal),
+        ON_BOTH(alibi_reaches_as_far_as_it_says),
         ON_BOTH(corner_conventions_hold),
         ON_BOTH(rows_without_keys_are_zero),
         ON_BOTH(an_entry_of_padding_is_zero),
