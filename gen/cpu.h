@@ -15,7 +15,7 @@
  *   pos    query position of each row, i32 [block_q]
  *   slope  ALiBi slope of each row, f32 [block_q]
  *   s      scores and weights, f32 [block_k + keys][micro]
- *   k, v   dense copies, f32 [block_k][head_dim], [block_k][head_dim_v]
+ *   k, v   dense copies, rows of whole vectors, f32 or packed: [block_k][]
  *   drop   dropped weights, a bit each, u32 [32 keys][block_q]
  * cpu_bwd: qt, pos, slope, k, v as above, s for all sub-blocks, then dS
  *   dot    dO transposed, f32 [sub-block][head_dim_v][micro]
