@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An installed attnc serves a program of its own, through CMake and through
-pkg-config, in C and in C++."""
+"""An installed attnc, moved elsewhere, serves a program of its own, through
+CMake and through pkg-config, in C and in C++; its command runs."""
 import os
 import shutil
 import subprocess
 import tempfile
 
-from _attnc import BUILD, skip
+from _attnc import BUILD, SOURCE, skip
 
 if os.environ.get("SANITIZE"):
     skip("instrumented libraries are not installed")
@@ -60,8 +60,14 @@ def write(path, text):
 
 
 def main(top):
+    # Moved as a whole, the package still works; nothing leads back here.
+    run("cmake", "--install", BUILD, "--prefix", top + "/installed")
     prefix = os.path.join(top, "prefix")
-    run("cmake", "--install", BUILD, "--prefix", prefix)
+    os.rename(top + "/installed", prefix)
+    leads = subprocess.run(["grep", "-rlF", "-e", BUILD, "-e", SOURCE, "-e",
+                            top + "/installed", prefix], text=True,
+                           capture_output=True).stdout
+    assert not leads, leads
     headers = sorted(os.listdir(os.path.join(prefix, "include/attnc")))
     assert headers == ["attnc.h", "shape.def", "spec.def", "spec.h"], headers
     write(os.path.join(top, "user.c"), PROGRAM)
@@ -80,8 +86,10 @@ def main(top):
     run("cc", "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror",
         top + "/user.c", "-o", top + "/user", *flags)
     assert run(top + "/user", env=env) == EXPECTED
-    # Moved as a whole, the package still works.
     assert prefix in " ".join(flags), flags
+    assert '"ok":true' in run(
+        prefix + "/bin/attnc", "run", "--seqlen", "50", "--head-dim", "8",
+        "--check", "--json", cwd=top).replace(" ", "")
     if shutil.which("clang++"):
         run("clang++", "-std=c++17", "-fsyntax-only", "-x", "c++",
             top + "/user.c", *[f for f in flags if f.startswith("-I")])
