@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * attnc_prepare, the map of the program, and what is told of a plan. */
+ * attnc_prepare, the map of the program. */
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -23,7 +23,7 @@ typedef struct Run {
     bool spoiled; /* the disk cache's entry does not load */
     Err e;
     bool keep_spills;    /* no more tiles are tried */
-    Tile spilled[TRIES]; /* tiles not to take */
+    Tile spilled[TRIES]; /* not to be taken */
     int nspilled;
 } Run;
 
@@ -196,8 +196,21 @@ static int find_module(Run *r) {
     return r->e.code;
 }
 
-static int choose(Run *r, const attnc_spec *s, const attnc_shape *h,
-                  bool builtin) {
+static attnc_plan *plan_new(attnc_context *c, const Request *request) {
+    static atomic_ullong serial;
+    attnc_plan *p = calloc(1, sizeof *p);
+    if (!p)
+        return NULL;
+    p->ctx = c;
+    p->request = *request;
+    p->made.serial = atomic_fetch_add(&serial, 1) + 1;
+    atomic_init(&p->refs, 1);
+    atomic_fetch_add(&c->refs, 1);
+    return p;
+}
+
+static int choose_plan(Run *r, const attnc_spec *s, const attnc_shape *h,
+                       bool builtin) {
     const Pins pins = {.tile = *r->plan->request.tile ? r->plan->request.tile
                                                       : NULL,
                        .builtin = builtin,
@@ -208,25 +221,110 @@ static int choose(Run *r, const attnc_spec *s, const attnc_shape *h,
         rc = err_set(&r->e, ATTNC_E_MISSING, "prepare", "target",
                      "this version cannot compile for %s; nearest: cpu",
                      r->c->device.arch);
+    return rc;
+}
+
+static int choose(Run *r, const attnc_spec *s, const attnc_shape *h,
+                  bool builtin) {
+    int rc = choose_plan(r, s, h, builtin);
     return rc ? rc : find_module(r);
+}
+
+/* ---- what spills gives way ---------------------------------------------- */
+
+enum { COMPILE_STACK = 16 << 20 }; /* compilers nest deeply */
+
+static bool has_spilled(const Run *r) {
+    return r->e.code == ATTNC_E_COMPILE && !strcmp(r->e.field, SPILL);
+}
+
+static void *try_one(void *run) {
+    return find_module(run) ? NULL : run;
+}
+
+static void run_free(Run *r) {
+    if (r->plan)
+        attnc_plan_release(r->plan);
+    str_free(&r->identity);
+    str_free(&r->log);
+}
+
+/* Plans the tiles to try next, each as if those before it spilled; returns how
+ * many there are: none for a pinned one. */
+static int plan_tries(const Run *r, const attnc_spec *s, const attnc_shape *h,
+                      Run tries[TRIES]) {
+    bool pinned = r->plan->plan.step[0].tile.from == FROM_PIN;
+    int most = pinned ? 0 : TRIES - r->nspilled, n = 0;
+    most = most < r->c->workers ? most : r->c->workers;
+    for (const Run *last = r; n < most; last = &tries[n++]) {
+        Run *t = &tries[n];
+        *t = (Run){.c = r->c, .nspilled = last->nspilled};
+        memcpy(t->spilled, last->spilled, sizeof t->spilled);
+        if (n)
+            t->spilled[t->nspilled++] = last->plan->plan.step[0].tile;
+        t->plan = plan_new(r->c, &r->plan->request);
+        if (!t->plan || choose_plan(t, s, h, false)) {
+            run_free(t);
+            break;
+        }
+    }
+    return n;
+}
+
+/* Makes their modules side by side, a thread each. */
+static void make_tries(Run *tries, int n) {
+    pthread_t thread[TRIES];
+    pthread_attr_t attr;
+    bool started[TRIES];
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, COMPILE_STACK);
+    for (int i = 0; i < n; i++)
+        started[i] =
+            n > 1 && !pthread_create(&thread[i], &attr, try_one, &tries[i]);
+    for (int i = 0; i < n; i++)
+        if (started[i])
+            pthread_join(thread[i], NULL);
+        else
+            try_one(&tries[i]);
+    pthread_attr_destroy(&attr);
+}
+
+/* The first in order that does not spill takes r's place. false: all spill,
+ * and r knows their tiles. */
+static bool settle(Run *r, Run *tries, int n) {
+    bool found = false;
+    for (int i = 0; i < n; i++) {
+        Run *t = &tries[i], old = *r;
+        if (!found && has_spilled(t)) {
+            r->spilled[r->nspilled++] = t->plan->plan.step[0].tile;
+        } else if (!found) {
+            found = true;
+            *r = *t;
+            *t = old;
+        }
+        run_free(t);
+    }
+    return found;
 }
 
 /* A kernel that spills gives way to the next tile; a pinned tile stays, and
  * when all those tried spill the first does. */
 static int choose_emitted(Run *r, const attnc_spec *s, const attnc_shape *h) {
-    int rc = choose(r, s, h, false);
-    while (rc == ATTNC_E_COMPILE && !strcmp(r->e.field, SPILL) &&
-           !r->keep_spills) {
-        const Tile *t = &r->plan->plan.step[0].tile;
-        r->e = (Err){0};
-        r->log.len = 0;
-        r->spilled[r->nspilled++] = *t;
-        r->keep_spills = t->from == FROM_PIN || r->nspilled == TRIES;
-        if (r->keep_spills)
-            r->nspilled = 0;
-        rc = choose(r, s, h, false);
+    Run tries[TRIES];
+    int rc = choose(r, s, h, false), n;
+    if (!has_spilled(r))
+        return rc;
+    r->spilled[r->nspilled++] = r->plan->plan.step[0].tile;
+    while ((n = plan_tries(r, s, h, tries)) > 0) {
+        make_tries(tries, n);
+        if (settle(r, tries, n))
+            return r->e.code;
     }
-    return rc;
+    r->e = (Err){0};
+    r->log.len = 0;
+    r->nspilled = 0;
+    r->keep_spills = true;
+    return choose(r, s, h, false);
 }
 
 /* The built-in kernel serves when nothing else can, and is announced. */
@@ -243,19 +341,6 @@ static int choose_builtin(Run *r, const attnc_spec *s, const attnc_shape *h) {
                     r->e.text[0] ? r->e.text : "compiling is switched off");
     r->e = (Err){0};
     return choose(r, s, h, true);
-}
-
-static attnc_plan *plan_new(attnc_context *c, const Request *request) {
-    static atomic_ullong serial;
-    attnc_plan *p = calloc(1, sizeof *p);
-    if (!p)
-        return NULL;
-    p->ctx = c;
-    p->request = *request;
-    p->made.serial = atomic_fetch_add(&serial, 1) + 1;
-    atomic_init(&p->refs, 1);
-    atomic_fetch_add(&c->refs, 1);
-    return p;
 }
 
 static int finish(Run *r) {
@@ -335,15 +420,6 @@ static int prepare(Run *r, const attnc_spec *spec, const attnc_shape *shape,
     return rc;
 }
 
-/* The calling thread's last prepares, by serial number of the plan. */
-enum { OUTCOMES = 16 };
-static _Thread_local Outcome outcomes[OUTCOMES];
-
-static void remember(const attnc_plan *p, Outcome o) {
-    o.serial = p->made.serial;
-    outcomes[o.serial % OUTCOMES] = o;
-}
-
 int attnc_prepare_with(attnc_context *ctx, const attnc_spec *spec,
                        const attnc_shape *shape,
                        const attnc_prepare_options *options, attnc_plan **out) {
@@ -368,7 +444,7 @@ int attnc_prepare_with(attnc_context *ctx, const attnc_spec *spec,
         error_publish(&r.e, NULL, r.log.text);
     } else {
         r.out.prepare_ms = now_ms() - start;
-        remember(*out, r.out);
+        outcome_keep(*out, r.out);
     }
     str_free(&r.identity);
     str_free(&r.log);
@@ -391,31 +467,4 @@ void attnc_plan_release(attnc_plan *plan) {
     free(plan->text);
     free(plan);
     context_release(c);
-}
-
-static const char *const origins[] = {"memory", "disk", "bundle", "miss"};
-
-int attnc_plan_get_info(const attnc_plan *plan, attnc_plan_info *info) {
-    Err e = {0};
-    size_t known = info ? info->struct_size : 0;
-    if (!plan || known < sizeof known) {
-        err_set(&e, ATTNC_E_REQUEST, "info", plan ? "info" : "plan",
-                plan ? "NULL, or struct_size is not set" : "NULL");
-        return error_publish(&e, NULL, NULL);
-    }
-    const Outcome *o = &outcomes[plan->made.serial % OUTCOMES];
-    if (o->serial != plan->made.serial)
-        o = &plan->made;
-    const attnc_plan_info full = {
-        .struct_size = known,
-        .cache = origins[o->from],
-        .compiler = plan->module->kernel.compiler,
-        .prepare_ms = o->prepare_ms,
-        .compile_ms = o->compile_ms,
-        .text = plan->text,
-        .emit_ms = o->emit_ms,
-        .load_ms = o->load_ms,
-    };
-    memcpy(info, &full, known < sizeof full ? known : sizeof full);
-    return ATTNC_OK;
 }

@@ -441,6 +441,9 @@ struct attnc_plan {
     attnc_plan *next;       /* in its chain of the table */
 };
 
+/* Makes it what attnc_plan_get_info tells the calling thread of the plan. */
+void outcome_keep(const attnc_plan *p, Outcome o);
+
 void context_release(attnc_context *c);
 /* The compiler, looked for once; NULL: none. */
 const Compiler *context_compiler(attnc_context *c);
