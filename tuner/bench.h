@@ -42,6 +42,7 @@ typedef struct Case {
     attnc_shape shape; /* at which sizes */
     bool bnhd;         /* rows of all heads of a position lie together */
     int part;          /* prepare: which of its times */
+    const char *target, *tile; /* compile: for what, with what pinned */
     int rivals; /* so many cases before this one are slower, one hopes: the
                  * ratio says how many times */
     bool failed;
@@ -112,6 +113,12 @@ Sample sample_cold, sample_disk, sample_memory_hit, sample_explain, sample_link;
 Sample sample_rss;
 /* The child process behind sample_rss: prints MiB beyond the tensors. */
 int rss_child(void);
+
+/* ---- compile.c: samples of making kernels for GPUs -------------------- */
+
+/* Is there an NVRTC, by what the command finds? */
+bool nvrtc_exists(const Bench *b);
+Sample sample_compile, sample_in_turn, sample_side_by_side;
 
 /* ---- report.c ---------------------------------------------------------- */
 

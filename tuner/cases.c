@@ -192,6 +192,41 @@ static void around(Bench *b) {
     }
 }
 
+/* Kernels for GPUs, which this machine need not have. Peeled ones have a loop
+ * of their own for boundary tiles. */
+static void compile(Bench *b) {
+    static const struct {
+        const char *name, *target, *tile;
+        int d, mask;
+    } rows[] = {
+        {"NVRTC sm_80 f16 d64 none", "sm_80", NULL, 64, 0},
+        {"NVRTC sm_80 f16 d64 causal", "sm_80", "peel=0", 64, 1},
+        {"NVRTC sm_80 f16 d64 causal, peeled", "sm_80", "peel=1", 64, 1},
+        {"NVRTC sm_80 f16 d128 none", "sm_80", NULL, 128, 0},
+        {"NVRTC sm_80 f16 d128 causal", "sm_80", "peel=0", 128, 1},
+        {"NVRTC sm_80 f16 d128 causal, peeled", "sm_80", "peel=1", 128, 1},
+        {"clang, emulated sm_80 f16 d64 causal", "emu:sm_80", NULL, 64, 1},
+        {"NVRTC, 4 tiles in turn", "sm_80", NULL, 64, 0},
+        {"NVRTC, 4 tiles side by side", "sm_80", NULL, 64, 0},
+    };
+    enum { ROWS = sizeof rows / sizeof rows[0] };
+    bool nvrtc = nvrtc_exists(b);
+    for (int i = 0; i < ROWS; i++) {
+        Case *c = rows[i].target[0] == 's' && !nvrtc
+                      ? NULL
+                      : add(b, "compile", "ms",
+                            i == ROWS - 1   ? sample_side_by_side
+                            : i == ROWS - 2 ? sample_in_turn
+                                            : sample_compile,
+                            rows[i].name);
+        if (!c)
+            continue;
+        sizes(c, ATTNC_F16, rows[i].d, rows[i].mask, 1024);
+        c->target = rows[i].target;
+        c->tile = rows[i].tile;
+    }
+}
+
 int cases_make(Bench *b) {
     static const int lengths[] = {1024, 2048, 4096, 8192, 0};
     static const int fewer[] = {1024, 4096, 0};
@@ -207,6 +242,7 @@ int cases_make(Bench *b) {
     peers(b);
     dropout(b);
     around(b);
+    compile(b);
     return 0;
 }
 

@@ -16,6 +16,7 @@ static const struct {
     {"peers", "Other ways to the same result"},
     {"dropout", "Dropout; so many times the speed of the forward without"},
     {"prepare", "Before the first launch"},
+    {"compile", "Compiling for GPUs, which need not be here; cold"},
     {"memory", "Peak of a process beyond its tensors"},
 };
 enum { GROUPS = sizeof groups / sizeof groups[0] };
