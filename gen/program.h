@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Mask and score programs: text -> typed expression graph -> text, C, bounds,
+ * gradients, values. The language: docs/programs.md; its list: program.def. */
+#ifndef ATTNC_PROGRAM_H
+#define ATTNC_PROGRAM_H
+
+#include "gen.h"
+
+enum program_kind { PROGRAM_MASK, PROGRAM_SCORE, PROGRAM_GRADIENT };
+enum program_type { TYPE_BOOL, TYPE_INT, TYPE_FLOAT };
+enum program_dtype { ARRAY_F16, ARRAY_F32, ARRAY_I32, ARRAY_BOOL };
+
+enum program_operand {
+#define OPERAND(name, type, deps, doc) OPERAND_##name,
+#include "program.def"
+#undef OPERAND
+    OPERANDS
+};
+
+enum program_op {
+#define OP(name, spelling, args, rule, precedence, doc) OP_##name,
+#include "program.def"
+#undef OP
+    OPS
+};
+
+/* What a value changes with. B: batch entry, its lengths and offset. */
+enum program_deps {
+    DEP_B = 1,
+    DEP_H = 2,
+    DEP_Q = 4,
+    DEP_K = 8,
+    DEP_S = 16,
+    DEP_D = 32
+};
+
+/* Limits. Positions, lengths, heads and |off| of a launch with programs stay
+ * below PROGRAM_FAR, so that q + off and its like cannot wrap. */
+enum {
+    PROGRAM_TEXT = 16384,
+    PROGRAM_NODES = 1024, /* of a text; gradients may take 16 times that */
+    PROGRAM_NESTING = 64,
+    PROGRAM_TENSORS = 8,
+    PROGRAM_RANK = 4,
+    PROGRAM_NAME = 32,
+    PROGRAM_TABLE = 65536, /* entries a computed index with gradient reaches */
+    PROGRAM_FAR = 1 << 28
+};
+
+/* A tensor that a program reads; extents and strides come with the launch. */
+typedef struct ProgramTensor {
+    char name[PROGRAM_NAME];
+    int dtype, rank; /* enum program_dtype; 0 .. PROGRAM_RANK */
+} ProgramTensor;
+
+/* Arguments stand before their users, so index order is evaluation order. */
+typedef struct Node {
+    uint8_t op, type, deps, nargs; /* enum program_op, _type, _deps */
+    int32_t arg[PROGRAM_RANK];     /* arguments; of a READ its indices */
+    union {
+        int32_t i; /* CONST bool, int; OPERAND: which; READ: tensor */
+        float f;   /* CONST float */
+    };
+} Node;
+
+/* Nodes are equal only if they are the same node. */
+typedef struct Program {
+    int kind, root;
+    int count, cap, most; /* nodes; `most` there may be */
+    Node *node;
+    int32_t *bucket; /* node + 1 by hash, 2 * cap of them; 0: free */
+    int tensors;
+    ProgramTensor tensor[PROGRAM_TENSORS];
+    bool full; /* `most` reached, or out of memory: the graph is not whole */
+} Program;
+
+/* ---- program_graph.c --------------------------------------------------- */
+
+/* The rows of program.def. */
+enum program_rule {
+    RULE_LEAF, RULE_NUMBER, RULE_INTEGER, RULE_BITS, RULE_ORDER, RULE_EQUAL,
+    RULE_LOGIC, RULE_REAL, RULE_TO_INT, RULE_CHOICE
+};
+typedef struct OpRow {
+    const char *spelling, *doc;
+    uint8_t nargs, rule, precedence;
+} OpRow;
+typedef struct OperandRow {
+    const char *name, *doc;
+    uint8_t type, deps;
+} OperandRow;
+extern const OpRow program_ops[OPS];
+extern const OperandRow program_operands[OPERANDS];
+const char *program_type_name(int type);   /* bool int float */
+const char *program_dtype_name(int dtype); /* f16 f32 i32 bool */
+int program_dtype_type(int dtype);
+/* Index of the tensor of that name, or -1. */
+int program_find_tensor(const Program *p, const char *name, size_t len);
+void program_free(Program *p);
+bool program_copy(const Program *from, Program *to);
+
+/* Each finds or makes a node and returns its index; the arguments have the
+ * types the op wants. Folds constants where that changes no result. */
+int node_int(Program *p, int32_t value);
+int node_float(Program *p, float value);
+int node_bool(Program *p, bool value);
+int node_operand(Program *p, int operand);
+int node_read(Program *p, int tensor, const int *index);
+int node_make(Program *p, int op, int a, int b, int c);
+/* As float or as the type given: int -> float only. */
+int node_to_float(Program *p, int a);
+/* How often each node is an argument of one that `roots` reach; the roots
+ * count once more. `uses` has p->count elements. */
+void program_uses(const Program *p, const int *roots, int nroots,
+                  int32_t *uses);
+
+/* ---- program_fold.c ---------------------------------------------------- */
+
+/* The node that op of a, b, c equals, made or known; -1: no simpler one. */
+int node_fold(Program *p, int op, int a, int b, int c);
+/* int32 arithmetic as the language has it. */
+int32_t program_int_op(int op, int32_t a, int32_t b);
+int32_t program_to_int(double x);
+
+/* ---- program_parse.c --------------------------------------------------- */
+
+/* Text -> *p, which the caller frees, on failure too. `known` are tensors the
+ * caller has; the text may declare more ("f32 slope[:];"). ERR_REQUEST: the
+ * first line of e->text says it all, below it the place and a caret. */
+int program_parse(const char *text, int kind, const ProgramTensor *known,
+                  int nknown, Program *p, Err *e);
+
+/* ---- program_print.c, program_c.c -------------------------------------- */
+
+/* Canonical text, one line: declarations of the tensors read, shared parts as
+ * `let`s, the result. Parses back to the same text: a program's identity. */
+void program_print(const Program *p, Str *out);
+
+/* Which statements of a C body to print: those for which a value is enough
+ * per batch entry, per query row, per key, or per pair of them. */
+enum program_stage { STAGE_ENTRY, STAGE_ROW, STAGE_KEY, STAGE_PAIR, STAGES };
+
+/* How C is written. A value that depends on a bit of `lanes` is a vector (vec,
+ * ivec; bool: lanes of 0 and -1), any other a scalar; `rows` are the bits that
+ * make a value one of a row (h too, where heads share a key head). */
+typedef struct ProgramC {
+    unsigned lanes, rows;
+    const char *prefix;            /* of the names of values: "t" */
+    const char *operand[OPERANDS]; /* C for it; NULL: its own name */
+} ProgramC;
+
+int program_stage(const ProgramC *c, unsigned deps);
+/* The statements of one stage, indented by four: "const f32 t4 = ...;". */
+void program_c_part(const Program *p, const int *roots, int nroots,
+                    const ProgramC *c, int stage, Str *out);
+/* The value of a root after its statements, as an expression. */
+void program_c_value(const Program *p, const int *roots, int nroots,
+                     const ProgramC *c, int root, Str *out);
+
+/* ---- program_eval.c ---------------------------------------------------- */
+
+/* A tensor on the host; strides in elements. */
+typedef struct ProgramArray {
+    const void *at;
+    int dtype;
+    int64_t n[PROGRAM_RANK], stride[PROGRAM_RANK];
+} ProgramArray;
+
+/* Values of operands, by enum program_operand. */
+typedef struct ProgramEnv {
+    double operand[OPERANDS];
+    const ProgramArray *array; /* by tensor */
+    bool narrow;               /* round every float to f32 */
+} ProgramEnv;
+
+/* Every node up to `last`, in order: f64 (bools 0 and 1). */
+void program_eval(const Program *p, const ProgramEnv *env, int last,
+                  double *value);
+/* The element, as f64; 0 outside. */
+double program_array_read(const ProgramArray *a, int rank,
+                          const int64_t *index);
+
+/* ---- program_bound.c --------------------------------------------------- */
+
+/* lo <= x <= hi; of bools 0 and 1. nan: may also be NaN. wraps: an int op may
+ * have left int32 on the way here. */
+typedef struct Range {
+    double lo, hi;
+    bool nan, wraps;
+} Range;
+
+typedef struct ProgramTile {
+    Range operand[OPERANDS];
+    /* What reading a tensor gives for indices in ranges, with the 0 read
+     * outside if they may lie there; false: not known. May be NULL. */
+    bool (*read)(void *user, int tensor, int rank, const Range *index,
+                 Range *out);
+    void *user;
+} ProgramTile;
+
+enum verdict { VERDICT_EMPTY, VERDICT_PARTIAL, VERDICT_FULL };
+
+/* Operands over all a launch may hold. */
+ProgramTile program_everywhere(void);
+/* Every node up to `last`; sound for f32 and f64 evaluation alike. */
+void program_ranges(const Program *p, const ProgramTile *tile, int last,
+                    Range *range);
+/* Of a mask over a tile. `range`: scratch of p->count. */
+int program_verdict(const Program *p, const ProgramTile *tile, Range *range);
+
+/* ---- program_affine.c -------------------------------------------------- */
+
+/* k_mul * k + q_mul * q + add + sum of mul[i] * value of node term[i] <= 0. */
+enum { AFFINE_TERMS = 4, AFFINE_FACTS = 8, AFFINE_WAYS = 4 };
+typedef struct Affine {
+    int64_t k_mul, q_mul, add;
+    int nterm;
+    int32_t term[AFFINE_TERMS];
+    int64_t mul[AFFINE_TERMS];
+} Affine;
+
+/* What a mask says of k in closed form: some way holds, a way being all its
+ * facts. exact: the mask is this and nothing more. */
+typedef struct ProgramBounds {
+    int nway;
+    int nfact[AFFINE_WAYS];
+    Affine fact[AFFINE_WAYS][AFFINE_FACTS];
+    bool exact;
+} ProgramBounds;
+
+/* false: out of memory; *out then says nothing. */
+bool program_bounds(const Program *p, ProgramBounds *out);
+/* Keys [*lo, *hi) of [0, nk) hold every key any query of q0 .. q1 sees; value:
+ * of the term nodes, by node. */
+void bounds_some(const ProgramBounds *x, const double *value, int64_t q0,
+                 int64_t q1, int64_t nk, int64_t *lo, int64_t *hi);
+/* Keys [*lo, *hi) that all of them see; for exact bounds of one way. */
+void bounds_all(const ProgramBounds *x, const double *value, int64_t q0,
+                int64_t q1, int64_t nk, int64_t *lo, int64_t *hi);
+
+/* ---- program_grad.c ---------------------------------------------------- */
+
+enum program_index { INDEX_B, INDEX_H, INDEX_Q, INDEX_K, INDEX_CONST,
+                     INDEX_EXPR };
+
+/* Gradient with respect to one read of a float tensor: at every (b, h, q, k)
+ * `grad` is added to the element read. */
+typedef struct ReadGrad {
+    int tensor, read;         /* the READ node in the program and in *out */
+    int grad;                 /* node of *out */
+    int index[PROGRAM_RANK];  /* enum program_index */
+    int expr;                 /* the dimension with INDEX_EXPR, or -1 */
+    unsigned broadcast;       /* DEP_ bits summed over: not an index */
+} ReadGrad;
+
+enum { PROGRAM_READS = 16 };
+typedef struct ProgramGrad {
+    Program p;    /* PROGRAM_GRADIENT: the program's nodes, then more */
+    int ds;       /* node: dout * d result / d s; -1: none of it depends on s */
+    int nread;
+    ReadGrad read[PROGRAM_READS];
+} ProgramGrad;
+
+/* Of a score program; `wanted`: bit per tensor whose gradient is asked for.
+ * The caller frees g->p, on failure too. Values equal to -inf are excluded
+ * keys: their gradients are not to be used. */
+int program_grad(const Program *p, unsigned wanted, ProgramGrad *g, Err *e);
+
+#endif

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * What the tests of programs share: parsing that must succeed, random
+ * programs, tensors for them to read. */
+#ifndef PROGRAM_UTIL_H
+#define PROGRAM_UTIL_H
+
+#include <math.h>
+
+#include "gen_util.h"
+#include "program.h"
+
+static inline Program program(const char *text, int kind) {
+    Program p;
+    Err e = {0};
+    if (program_parse(text, kind, NULL, 0, &p, &e))
+        fail_msg("%s", e.text);
+    return p;
+}
+
+static inline char *canonical(const Program *p) {
+    Str s = {0};
+    program_print(p, &s);
+    assert_false(s.bad);
+    return s.text;
+}
+
+/* ---- chance ------------------------------------------------------------ */
+
+static inline uint32_t roll(uint64_t *seed) {
+    *seed += 0x9e3779b97f4a7c15u;
+    uint64_t z = (*seed ^ *seed >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return (uint32_t)((z ^ z >> 31) >> 16);
+}
+
+static inline int below(uint64_t *seed, int n) {
+    return (int)(roll(seed) % (uint32_t)n);
+}
+
+/* Tensors every random program may read. */
+#define RANDOM_TENSORS                                                         \
+    "i32 doc[:,:]; i32 len[:]; f32 slope[:]; f32 bias[:,:,:]; f16 row[:]; "    \
+    "bool on[:,:]; "
+enum { DOC, LEN, SLOPE, BIAS, ROW, ON, RANDOM_ARRAYS };
+
+static inline void random_expr(uint64_t *seed, int type, int depth,
+                               bool score, Str *out);
+
+static inline void random_int(uint64_t *seed, int depth, Str *out) {
+    static const char *const leaf[] = {"q", "k", "b",  "h",  "nq", "nk",
+                                       "q", "k", "off", "len[b]"};
+    static const char *const op[] = {"+", "-", "*", "/", "%",
+                                     "&", "|", "^", "<<", ">>"};
+    int pick = below(seed, depth > 0 ? 8 : 2);
+    if (pick == 0) {
+        str_addf(out, "%d", below(seed, 12) - (below(seed, 3) ? 0 : 6));
+    } else if (pick == 1) {
+        str_addf(out, "%s", leaf[below(seed, 10)]);
+    } else if (pick < 5) {
+        str_addf(out, "(");
+        random_expr(seed, TYPE_INT, depth - 1, false, out);
+        str_addf(out, " %s ", op[below(seed, below(seed, 2) ? 3 : 10)]);
+        random_expr(seed, TYPE_INT, depth - 1, false, out);
+        str_addf(out, ")");
+    } else if (pick == 5) {
+        static const char *const call[] = {"min", "max", "select", "abs"};
+        int which = below(seed, 4);
+        str_addf(out, "%s(", call[which]);
+        if (which == 2)
+            random_expr(seed, TYPE_BOOL, depth - 1, false, out);
+        else
+            random_expr(seed, TYPE_INT, depth - 1, false, out);
+        for (int i = which == 3 ? 0 : which == 2 ? 2 : 1; i > 0; i--) {
+            str_addf(out, ", ");
+            random_expr(seed, TYPE_INT, depth - 1, false, out);
+        }
+        str_addf(out, ")");
+    } else if (pick == 6) {
+        str_addf(out, below(seed, 2) ? "-" : "~");
+        random_expr(seed, TYPE_INT, 0, false, out);
+    } else {
+        str_addf(out, "doc[b, %s]", below(seed, 2) ? "q" : "k");
+    }
+}
+
+static inline void random_bool(uint64_t *seed, int depth, Str *out) {
+    static const char *const compare[] = {"<", "<=", ">", ">=", "==", "!="};
+    int pick = below(seed, depth > 0 ? 8 : 1);
+    if (pick < 3) {
+        int type = below(seed, 4) ? TYPE_INT : TYPE_FLOAT;
+        str_addf(out, "(");
+        random_expr(seed, type, depth - 1, false, out);
+        str_addf(out, " %s ", compare[below(seed, 6)]);
+        random_expr(seed, type, depth - 1, false, out);
+        str_addf(out, ")");
+    } else if (pick < 6) {
+        static const char *const join[] = {"&&", "||", "&", "^"};
+        str_addf(out, "(");
+        random_expr(seed, TYPE_BOOL, depth - 1, false, out);
+        str_addf(out, " %s ", join[below(seed, 4)]);
+        random_expr(seed, TYPE_BOOL, depth - 1, false, out);
+        str_addf(out, ")");
+    } else if (pick == 6) {
+        str_addf(out, "!");
+        random_expr(seed, TYPE_BOOL, 0, false, out);
+    } else {
+        str_addf(out, "on[q, k %% 5]");
+    }
+}
+
+static inline void random_float(uint64_t *seed, int depth, bool score,
+                                Str *out) {
+    static const char *const leaf[] = {"slope[h]", "bias[h, q, k]", "row[k]",
+                                       "0.5", "1.5", "-2.0"};
+    static const char *const call[] = {"min",  "max",   "abs",   "exp",
+                                       "tanh", "floor", "float", "log"};
+    int pick = below(seed, depth > 0 ? 7 : 2);
+    if (pick == 0) {
+        str_addf(out, "%s", leaf[below(seed, 6)]);
+    } else if (pick == 1) {
+        str_addf(out, "%s", score ? "s" : leaf[below(seed, 6)]);
+    } else if (pick < 5) {
+        str_addf(out, "(");
+        random_expr(seed, TYPE_FLOAT, depth - 1, score, out);
+        str_addf(out, " %c ", "+-*/"[below(seed, 4)]);
+        random_expr(seed, TYPE_FLOAT, depth - 1, score, out);
+        str_addf(out, ")");
+    } else if (pick == 5) {
+        int which = below(seed, 8);
+        str_addf(out, "%s(", call[which]);
+        random_expr(seed, which == 6 ? TYPE_INT : TYPE_FLOAT, depth - 1, score,
+                    out);
+        if (which < 2) {
+            str_addf(out, ", ");
+            random_expr(seed, TYPE_FLOAT, depth - 1, score, out);
+        }
+        str_addf(out, ")");
+    } else {
+        random_expr(seed, TYPE_BOOL, depth - 1, false, out);
+        str_addf(out, " ? ");
+        random_expr(seed, TYPE_FLOAT, depth - 1, score, out);
+        str_addf(out, " : ");
+        random_expr(seed, TYPE_FLOAT, depth - 1, score, out);
+    }
+}
+
+static inline void random_expr(uint64_t *seed, int type, int depth,
+                               bool score, Str *out) {
+    str_addf(out, "(");
+    if (type == TYPE_INT)
+        random_int(seed, depth, out);
+    else if (type == TYPE_BOOL)
+        random_bool(seed, depth, out);
+    else
+        random_float(seed, depth, score, out);
+    str_addf(out, ")");
+}
+
+/* Text of a random program; the caller frees it. */
+static inline char *random_text(uint64_t *seed, int kind, int depth) {
+    Str s = {0};
+    str_addf(&s, RANDOM_TENSORS);
+    random_expr(seed, kind == PROGRAM_MASK ? TYPE_BOOL : TYPE_FLOAT, depth,
+                kind == PROGRAM_SCORE, &s);
+    assert_false(s.bad);
+    return s.text;
+}
+
+/* ---- tensors ----------------------------------------------------------- */
+
+/* Lengths of the sequences the random tensors are for. */
+enum { MANY_B = 2, MANY_H = 3, MANY_Q = 24, MANY_K = 29 };
+
+typedef struct Data {
+    int32_t doc[MANY_B * MANY_K], len[MANY_B];
+    float slope[MANY_H], bias[MANY_H * MANY_Q * MANY_K];
+    uint16_t row[MANY_K];
+    uint8_t on[MANY_Q * 5];
+    ProgramArray array[RANDOM_ARRAYS];
+} Data;
+
+static inline void data_fill(Data *d, uint64_t *seed) {
+    for (int i = 0; i < MANY_B * MANY_K; i++)
+        d->doc[i] = i % MANY_K / (3 + below(seed, 3));
+    for (int i = 0; i < MANY_B; i++)
+        d->len[i] = below(seed, MANY_K);
+    for (int i = 0; i < MANY_H; i++)
+        d->slope[i] = (float)below(seed, 64) / 16 - 2;
+    for (int i = 0; i < MANY_H * MANY_Q * MANY_K; i++)
+        d->bias[i] = (float)below(seed, 4096) / 512 - 4;
+    for (int i = 0; i < MANY_K; i++) /* 0.5 to 2 in eighths, as f16 */
+        d->row[i] = (uint16_t)(0x3800 + 0x80 * below(seed, 16));
+    for (int i = 0; i < MANY_Q * 5; i++)
+        d->on[i] = below(seed, 3) != 0;
+    const ProgramArray array[RANDOM_ARRAYS] = {
+        {d->doc, ARRAY_I32, {MANY_B, MANY_K}, {MANY_K, 1}},
+        {d->len, ARRAY_I32, {MANY_B}, {1}},
+        {d->slope, ARRAY_F32, {MANY_H}, {1}},
+        {d->bias, ARRAY_F32, {MANY_H, MANY_Q, MANY_K},
+         {MANY_Q * MANY_K, MANY_K, 1}},
+        {d->row, ARRAY_F16, {MANY_K}, {1}},
+        {d->on, ARRAY_BOOL, {MANY_Q, 5}, {5, 1}},
+    };
+    memcpy(d->array, array, sizeof array);
+}
+
+/* Places of a pair in the sequences above; s and dout are the caller's. */
+static inline ProgramEnv env_at(const Data *d, int b, int h, int q, int k) {
+    return (ProgramEnv){.operand = {[OPERAND_b] = b, [OPERAND_h] = h,
+                                    [OPERAND_q] = q, [OPERAND_k] = k,
+                                    [OPERAND_nq] = MANY_Q,
+                                    [OPERAND_nk] = MANY_K,
+                                    [OPERAND_off] = MANY_K - MANY_Q},
+                        .array = d->array};
+}
+
+static inline double value_at(const Program *p, const ProgramEnv *env) {
+    static double value[16 * PROGRAM_NODES];
+    program_eval(p, env, p->root, value);
+    return value[p->root];
+}
+
+#endif
