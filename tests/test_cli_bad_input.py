@@ -103,8 +103,7 @@ class Requests(Case):
                 with self.subTest(verb=verb, args=args):
                     self.refused(verb, *args,
                                  says=(args[0], "not in this version"))
-        for verb, *args in (("run", "--do", "do.npy"),
-                            ("explain", "--print-blocks"),
+        for verb, *args in (("explain", "--print-blocks"),
                             ("explain", "--head", "0")):
             self.refused(verb, *args, says=(args[0], "not in this version"))
 

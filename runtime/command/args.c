@@ -31,6 +31,10 @@ void problem_args(const Problem *p, attnc_args *a) {
     a->k = strides(p, TENSOR_k);
     a->v = strides(p, TENSOR_v);
     a->o = strides(p, TENSOR_o);
+    a->dout = a->o;
+    a->dq = a->q;
+    a->dk = a->k;
+    a->dv = a->v;
     a->lse_stride_h = p->layout == PACKED ? s[SIZE_total_q].n : a->seqlen_q;
     a->lse_stride_b = p->layout == PACKED ? 0 : a->heads * a->seqlen_q;
     a->lens_k = p->lens_k;

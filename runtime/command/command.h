@@ -123,13 +123,32 @@ typedef struct Size {
 } Size;
 
 enum layout { BHND, BNHD, PACKED };
-enum tensor { TENSOR_q, TENSOR_k, TENSOR_v, TENSOR_o, TENSORS };
+enum tensor {
+    TENSOR_q,
+    TENSOR_k,
+    TENSOR_v,
+    TENSOR_o,
+    TENSOR_dout, /* from here on only with a backward */
+    TENSOR_dq,
+    TENSOR_dk,
+    TENSOR_dv,
+    TENSORS
+};
 /* Files that may be given: tensors and per-head vectors. */
-enum file { FILE_q, FILE_k, FILE_v, FILE_sink, FILE_alibi, FILES };
+enum file {
+    FILE_q,
+    FILE_k,
+    FILE_v,
+    FILE_dout,
+    FILE_sink,
+    FILE_alibi,
+    FILES
+};
 
 /* What is asked for, whole and checked. */
 typedef struct Problem {
-    attnc_spec spec;
+    attnc_spec spec; /* of a run with both passes: the backward's */
+    bool both;       /* --pass fwd+bwd */
     attnc_shape shape;
     Size size[SIZE_COUNT];
     int layout;
@@ -149,6 +168,8 @@ void problem_free(Problem *p);
 /* Axes of a tensor in memory order, as size ids; returns its rank. */
 int problem_axes(const Problem *p, int tensor, int axes[4]);
 int64_t problem_count(const Problem *p, int tensor); /* elements */
+/* How many of enum tensor there are. */
+int problem_tensors(const Problem *p);
 /* Sizes, lists and mask numbers; no pointers to tensors. */
 void problem_args(const Problem *p, attnc_args *a);
 /* Visible (query, key) pairs over batch and query heads; exact below 2^53. */
@@ -166,7 +187,7 @@ int mask_parse(const Options *o, Problem *p, Err *e);
 /* Host memory of a run: inputs read or random, outputs full of NaN. */
 typedef struct Inputs {
     void *data[TENSORS];
-    float *lse, *sink, *slopes;
+    float *lse, *sink, *slopes, *dsink;
     int64_t lse_count;
 } Inputs;
 
@@ -260,8 +281,10 @@ typedef struct Run {
     attnc_args args;   /* in the host's memory */
     attnc_args device; /* the same in the device's, if it has its own */
     attnc_context *ctx;
-    attnc_plan *plan;
+    attnc_plan *plan; /* of the last pass: the one that is asked for */
     attnc_plan_info info;
+    attnc_plan *first; /* of a run with a backward: the forward */
+    attnc_plan_info first_info;
     double *ms; /* each timed launch; then in ascending order */
     int64_t runs;
     double gflops;
@@ -285,7 +308,7 @@ void emu_report_drop(Run *r);
 
 /* Copies the inputs to the device and makes room for results and workspace. */
 int device_args_make(Run *r, Err *e);
-/* Fetches O and LSE. */
+/* Fetches the results. */
 int device_args_fetch(Run *r, Err *e);
 void device_args_free(Run *r);
 
@@ -298,6 +321,12 @@ int dropout_mask_check(const char *path, Err *e);
 /* Writes which weights of the run are kept: bool [B,H,Nq,Nk]; packed
  * sequences [S,H,longest,longest], false outside. */
 int dropout_mask_write(const char *path, const Run *r, Err *e);
+
+/* ---- results.c --------------------------------------------------------- */
+
+int results_write(const char *dir, const Run *r, Err *e);
+/* "written   DIR/o.npy, .." */
+void results_say(const char *dir, const Run *r, Str *out);
 
 double run_median(const Run *r);
 int report_text(const Options *o, const Run *r, Str *out, Err *e);

@@ -11,7 +11,7 @@ typedef struct Array {
 } Array;
 
 #define AT(field) offsetof(attnc_args, field)
-enum { ARRAYS = 11 };
+enum { ARRAYS = 16 };
 
 static void list_arrays(const Run *r, Array out[ARRAYS]) {
     const Problem *p = &r->problem;
@@ -29,6 +29,11 @@ static void list_arrays(const Run *r, Array out[ARRAYS]) {
         {AT(cu_seqlens_k), ends, true},
         {AT(slopes), heads, true},
         {AT(sink), heads, true},
+        {AT(dout.data), problem_count(p, TENSOR_dout) * elem, true},
+        {AT(dq.data), problem_count(p, TENSOR_dq) * elem, true},
+        {AT(dk.data), problem_count(p, TENSOR_dk) * elem, true},
+        {AT(dv.data), problem_count(p, TENSOR_dv) * elem, true},
+        {AT(dsink), heads, true},
         {AT(workspace), (int64_t)a->workspace_bytes, false},
     };
     for (int i = 0; i < ARRAYS; i++)
@@ -60,17 +65,29 @@ int device_args_make(Run *r, Err *e) {
     return rc;
 }
 
+/* What a launch writes, as far as it is there. */
+static bool is_result(const Array *x) {
+    static const size_t places[] = {AT(o.data),  AT(lse),     AT(dq.data),
+                                    AT(dk.data), AT(dv.data), AT(dsink)};
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++)
+        if (x->place == places[i])
+            return true;
+    return false;
+}
+
 int device_args_fetch(Run *r, Err *e) {
     const Kernel *k = &r->plan->module->kernel;
     const Memory *m = k->backend->memory;
-    int64_t elem = dtype_bytes(r->problem.spec.dtype);
-    if (!m)
-        return 0;
-    int rc = m->copy(k, r->args.o.data, r->device.o.data,
-                     (size_t)(problem_count(&r->problem, TENSOR_o) * elem), e);
-    return rc ? rc
-              : m->copy(k, r->args.lse, r->device.lse,
-                        (size_t)r->in.lse_count * 4, e);
+    Array all[ARRAYS];
+    int rc = 0;
+    list_arrays(r, all);
+    for (int i = 0; i < ARRAYS && m && !rc; i++) {
+        void *host = *place(&r->args, &all[i]);
+        if (host && is_result(&all[i]))
+            rc = m->copy(k, host, *place(&r->device, &all[i]),
+                         (size_t)all[i].bytes, e);
+    }
+    return rc;
 }
 
 void device_args_free(Run *r) {

@@ -11,12 +11,12 @@
 static int check_memory(const Problem *p, Err *e) {
     double have = (double)sysconf(_SC_PHYS_PAGES) * (double)getpagesize();
     double bytes = 0;
-    for (int t = 0; t < TENSORS; t++)
+    for (int t = 0; t < problem_tensors(p); t++)
         bytes += (double)problem_count(p, t) * dtype_bytes(p->spec.dtype);
     if (bytes <= have)
         return 0;
     return err_set(e, ERR_MEMORY, "command", NULL,
-                   "Q, K, V and O need %s, this machine has %s",
+                   "the tensors need %s, this machine has %s",
                    text_bytes(bytes).s, text_bytes(have).s);
 }
 
@@ -35,10 +35,12 @@ static int make_tensor(Problem *p, int tensor, Inputs *in, Err *e) {
     void *data = in->data[tensor] = allocate(n * dtype_bytes(dtype), e);
     if (!data)
         return e->code;
-    if (tensor == TENSOR_o)
+    bool input = tensor <= TENSOR_v || tensor == TENSOR_dout;
+    int file = tensor == TENSOR_dout ? FILE_dout : tensor;
+    if (!input)
         value_poison(dtype, data, n);
-    else if (p->file[tensor].fd >= 0)
-        return npy_read(&p->file[tensor], dtype, data, e);
+    else if (p->file[file].fd >= 0)
+        return npy_read(&p->file[file], dtype, data, e);
     else
         value_random(dtype, data, n, p->seed, (uint64_t)tensor);
     return 0;
@@ -52,6 +54,17 @@ static int make_lse(const Problem *p, Inputs *in, const attnc_args *a, Err *e) {
     if (!in->lse)
         return e->code;
     value_poison(ATTNC_F32, in->lse, in->lse_count);
+    return 0;
+}
+
+static int make_dsink(const Problem *p, Inputs *in, const attnc_args *a,
+                      Err *e) {
+    if (p->spec.pass != ATTNC_PASS_BWD || !p->spec.sink)
+        return 0;
+    in->dsink = allocate(a->heads * 4, e);
+    if (!in->dsink)
+        return e->code;
+    value_poison(ATTNC_F32, in->dsink, a->heads);
     return 0;
 }
 
@@ -73,15 +86,21 @@ int inputs_make(Problem *p, Inputs *in, attnc_args *a, Err *e) {
     *in = (Inputs){0};
     problem_args(p, a);
     int rc = check_memory(p, e);
-    for (int t = 0; t < TENSORS && rc == 0; t++)
+    for (int t = 0; t < problem_tensors(p) && rc == 0; t++)
         rc = make_tensor(p, t, in, e);
     rc = rc ? rc : make_lse(p, in, a, e);
+    rc = rc ? rc : make_dsink(p, in, a, e);
     rc = rc ? rc : make_vector(p, FILE_sink, p->spec.dtype, &in->sink, e);
     rc = rc ? rc : make_vector(p, FILE_alibi, ATTNC_F32, &in->slopes, e);
     a->q.data = in->data[TENSOR_q];
     a->k.data = in->data[TENSOR_k];
     a->v.data = in->data[TENSOR_v];
     a->o.data = in->data[TENSOR_o];
+    a->dout.data = in->data[TENSOR_dout];
+    a->dq.data = in->data[TENSOR_dq];
+    a->dk.data = in->data[TENSOR_dk];
+    a->dv.data = in->data[TENSOR_dv];
+    a->dsink = in->dsink;
     a->lse = in->lse;
     a->sink = in->sink;
     a->slopes = in->slopes;
@@ -93,5 +112,6 @@ void inputs_free(Inputs *in) {
         free(in->data[t]);
     free(in->lse);
     free(in->sink);
+    free(in->dsink);
     free(in->slopes);
 }

@@ -40,6 +40,22 @@ static bool known(const Problem *p, int id) {
 
 /* ---- flags ------------------------------------------------------------- */
 
+/* A training step is two specs; only a run takes both at once. */
+static int take_pass(const Options *o, Problem *p, Err *e) {
+    const char *text = o->given[OPT_pass].text;
+    p->both = text && strcmp(text, "fwd+bwd") == 0;
+    if (p->both && o->verb != VERB_run)
+        return option_bad(o, OPT_pass, e,
+                          "it is two plans; accepted: fwd, bwd, or `run`");
+    if (text && !p->both && strcmp(text, "fwd") && strcmp(text, "bwd"))
+        return option_bad(o, OPT_pass, e, "accepted: fwd bwd fwd+bwd");
+    if (text && strcmp(text, "fwd"))
+        p->spec.pass = ATTNC_PASS_BWD;
+    if (o->given[OPT_do].text && p->spec.pass == ATTNC_PASS_FWD)
+        return option_bad(o, OPT_do, e, "it needs --pass bwd or fwd+bwd");
+    return 0;
+}
+
 static int take_fields(const Options *o, Problem *p, Err *e) {
     static const struct {
         int option, size;
@@ -47,7 +63,7 @@ static int take_fields(const Options *o, Problem *p, Err *e) {
                 {OPT_head_dim_v, SIZE_head_dim_v}};
     int rc = 0;
     for (int i = 0; i < OPT_COUNT && rc == 0; i++)
-        if (o->given[i].text && option_at(i)->kind == FIELD)
+        if (i != OPT_pass && o->given[i].text && option_at(i)->kind == FIELD)
             rc = spec_set(&p->spec, option_at(i)->id, o->given[i].text, e);
     for (int i = 0; i < 2 && rc == 0; i++) {
         int64_t n = i ? p->spec.head_dim_v : p->spec.head_dim;
@@ -196,13 +212,19 @@ static int take_lists(const Options *o, Problem *p, Err *e) {
 /* ---- files ------------------------------------------------------------- */
 
 int problem_axes(const Problem *p, int tensor, int axes[4]) {
-    static const int heads[] = {SIZE_heads, SIZE_kv_heads, SIZE_kv_heads,
-                                SIZE_heads};
-    static const int rows[] = {SIZE_seqlen_q, SIZE_seqlen_k, SIZE_seqlen_k,
-                               SIZE_seqlen_q};
-    static const int dims[] = {SIZE_head_dim, SIZE_head_dim, SIZE_head_dim_v,
-                               SIZE_head_dim_v};
-    int h = heads[tensor], n = rows[tensor], d = dims[tensor], rank = 0;
+    static const int like[TENSORS] = {
+        [TENSOR_q] = TENSOR_q,    [TENSOR_k] = TENSOR_k,
+        [TENSOR_v] = TENSOR_v,    [TENSOR_o] = TENSOR_o,
+        [TENSOR_dout] = TENSOR_o, [TENSOR_dq] = TENSOR_q,
+        [TENSOR_dk] = TENSOR_k,   [TENSOR_dv] = TENSOR_v};
+    static const struct {
+        int heads, rows, dim;
+    } shapes[] = {{SIZE_heads, SIZE_seqlen_q, SIZE_head_dim},
+                  {SIZE_kv_heads, SIZE_seqlen_k, SIZE_head_dim},
+                  {SIZE_kv_heads, SIZE_seqlen_k, SIZE_head_dim_v},
+                  {SIZE_heads, SIZE_seqlen_q, SIZE_head_dim_v}};
+    int h = shapes[like[tensor]].heads, n = shapes[like[tensor]].rows;
+    int d = shapes[like[tensor]].dim, rank = 0;
     if (p->layout == PACKED)
         n = n == SIZE_seqlen_q ? SIZE_total_q : SIZE_total_k;
     else
@@ -214,7 +236,8 @@ int problem_axes(const Problem *p, int tensor, int axes[4]) {
 }
 
 static int open_file(const Options *o, Problem *p, int file, Err *e) {
-    static const int options[] = {OPT_q, OPT_k, OPT_v, OPT_sink, OPT_alibi};
+    static const int options[] = {OPT_q,  OPT_k,    OPT_v,
+                                  OPT_do, OPT_sink, OPT_alibi};
     static const char *const layouts[] = {"[B,H,N,d] (bhnd)",
                                           "[B,N,H,d] (bnhd)", "[total,H,d]"};
     const char *path = o->given[options[file]].text;
@@ -229,7 +252,8 @@ static int open_file(const Options *o, Problem *p, int file, Err *e) {
         return err_set(e, ERR_REQUEST, "command", NULL,
                        "%s: %s data; accepted: f16 f32 f64", path,
                        npy_type_name(n->type));
-    int rank = file <= FILE_v ? problem_axes(p, file, axes) : 1;
+    int tensor = file == FILE_dout ? TENSOR_dout : file;
+    int rank = file <= FILE_dout ? problem_axes(p, tensor, axes) : 1;
     char shape[160];
     if (n->rank != rank)
         return err_set(e, ERR_REQUEST, "command", NULL,
@@ -295,8 +319,12 @@ int64_t problem_count(const Problem *p, int tensor) {
     return n;
 }
 
+int problem_tensors(const Problem *p) {
+    return p->spec.pass == ATTNC_PASS_BWD ? TENSORS : TENSOR_o + 1;
+}
+
 static int check_counts(const Problem *p, Err *e) {
-    for (int t = 0; t < TENSORS; t++) {
+    for (int t = 0; t <= TENSOR_o; t++) {
         int64_t n = problem_count(p, t);
         if (n < 0 || n > INT64_MAX / 64)
             return err_set(e, ERR_REQUEST, "command", NULL,
@@ -361,7 +389,8 @@ int problem_make(const Options *o, Problem *p, Err *e) {
         .spec = ATTNC_SPEC_DEFAULT, .shape = ATTNC_SHAPE_DEFAULT, .scale = NAN};
     for (int i = 0; i < FILES; i++)
         p->file[i].fd = -1;
-    int rc = take_fields(o, p, e);
+    int rc = take_pass(o, p, e);
+    rc = rc ? rc : take_fields(o, p, e);
     rc = rc ? rc : take_layout(o, p, e);
     rc = rc ? rc : mask_parse(o, p, e);
     rc = rc ? rc : take_sizes(o, p, e);

@@ -20,8 +20,8 @@ typedef struct RefCheck {
     double o, lse;   /* rel_err of O, absolute error of LSE */
     double unfused_o, unfused_lse;
     double limit_o, limit_lse;
-    char why[160];                /* when not ok: the worst place, one line */
-    bool forward, backward, sink; /* what was compared */
+    char why[160];       /* when not ok: the worst place, one line */
+    bool backward, sink; /* were gradients compared? dsink, too? */
     struct {
         double err, unfused, limit; /* relative, as of O */
     } grad[REF_GRADS];
@@ -39,12 +39,15 @@ int reference_check(const attnc_spec *spec, const attnc_args *args, int threads,
                     RefCheck *out, Err *e);
 
 /* The same for the gradients of a launch with pass=bwd, from q, k, v, dout and
- * dlse: dq, dk, dv, dsink. Above 2e10 flops, 2 (3d + 2dv) per visible pair, rows
- * of dq and of dk, dv are sampled; the latter then take LSE and rowsum(O dO) of
- * all rows from the launch's own o and lse. */
+ * dlse: dq, dk, dv, dsink. Above 2e10 flops, 2 (3d + 2dv) per visible pair, the
+ * rows of dq and those of dk and dv are sampled; the latter then take LSE and
+ * rowsum(O dO) of all queries from the launch's own o and lse. */
 int reference_check_bwd(const attnc_spec *spec, const attnc_args *args,
                         int threads, void (*progress)(void *user, double done),
                         void *user, RefCheck *out, Err *e);
+
+/* Adds what a check of the gradients found to that of the forward. */
+void reference_join(RefCheck *to, const RefCheck *grads);
 
 /* Gradients in f64 alone; any may be NULL. dq [B, H, Nq, d], dk [B, HK, Nk, d],
  * dv [B, HK, Nk, dv], dsink [H], dense; varlen: Nq and Nk are seqlen_q and

@@ -3,6 +3,7 @@
  * compares (docs/numerics.md). */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "reference_grads.h"
 
@@ -355,4 +356,16 @@ int reference_bwd(const attnc_spec *spec, const attnc_args *args, double *dq,
     rc = rc ? rc : grad_run(&g, w, e);
     grad_free(&g);
     return rc;
+}
+
+void reference_join(RefCheck *to, const RefCheck *grads) {
+    if (!grads->backward)
+        return;
+    if (to->ok)
+        memcpy(to->why, grads->why, sizeof to->why);
+    to->ok = to->ok && grads->ok;
+    to->coverage = fmin(to->coverage, grads->coverage);
+    to->backward = true;
+    to->sink = grads->sink;
+    memcpy(to->grad, grads->grad, sizeof to->grad);
 }

@@ -7,10 +7,20 @@
 
 /* ---- JSON -------------------------------------------------------------- */
 
-static json_t *errors(double o, double lse) {
+/* Gradients that were compared. */
+static int grads(const RefCheck *c) {
+    return !c->backward ? 0 : c->sink ? REF_GRADS : REF_dsink;
+}
+
+static json_t *errors(const RefCheck *c, bool unfused) {
     json_t *j = json_object();
-    json_object_set_new(j, "o", json_number(o));
-    json_object_set_new(j, "lse", json_number(lse));
+    json_object_set_new(j, "o", json_number(unfused ? c->unfused_o : c->o));
+    json_object_set_new(j, "lse",
+                        json_number(unfused ? c->unfused_lse : c->lse));
+    for (int i = 0; i < grads(c); i++)
+        json_object_set_new(
+            j, reference_grad_name(i),
+            json_number(unfused ? c->grad[i].unfused : c->grad[i].err));
     return j;
 }
 
@@ -18,20 +28,31 @@ static json_t *json_check(const RefCheck *c) {
     json_t *j = json_object();
     json_object_set_new(j, "ok", json_boolean(c->ok));
     json_object_set_new(j, "coverage", json_real(c->coverage));
-    json_object_set_new(j, "rel_err", errors(c->o, c->lse));
-    json_object_set_new(j, "unfused_rel_err",
-                        errors(c->unfused_o, c->unfused_lse));
+    json_object_set_new(j, "rel_err", errors(c, false));
+    json_object_set_new(j, "unfused_rel_err", errors(c, true));
     if (!c->ok)
         json_object_set_new(j, "why", json_text(c->why));
     return j;
 }
 
-static json_t *json_compile(const attnc_plan_info *i) {
+/* Of both passes when both are timed: compiled if one was, and all the time. */
+static json_t *json_compile(const Run *r) {
+    const attnc_plan_info *i = &r->info, *first = &r->first_info;
+    bool both = r->problem.both;
+    bool miss = both && strcmp(first->cache, "miss") == 0;
     json_t *j = json_object();
-    json_object_set_new(j, "cache", json_text(i->cache));
-    json_object_set_new(j, "ms", json_number(i->prepare_ms));
+    json_object_set_new(j, "cache", json_text(miss ? "miss" : i->cache));
+    json_object_set_new(
+        j, "ms", json_number(i->prepare_ms + (both ? first->prepare_ms : 0)));
     json_object_set_new(j, "compiler", json_text(i->compiler));
     return j;
+}
+
+static void add_steps(const Plan *plan, const attnc_plan_info *info,
+                      json_t *steps) {
+    for (int i = 0; i < plan->nstep; i++)
+        json_array_append_new(
+            steps, json_step(&plan->step[i], info->cache, info->compile_ms));
 }
 
 static json_t *json_times(const Run *r) {
@@ -46,19 +67,22 @@ static json_t *json_times(const Run *r) {
 int report_json(const Run *r, Str *out, Err *e) {
     const Plan *plan = &r->plan->plan;
     json_t *j = json_object(), *steps = json_array();
-    for (int i = 0; i < plan->nstep; i++) {
-        json_t *step =
-            json_step(&plan->step[i], r->info.cache, r->info.compile_ms);
-        if (r->emu)
-            json_object_set_new(step, "emulated", emu_report_json(r, i));
-        json_array_append_new(steps, step);
+    json_t *spec = json_spec(&plan->spec);
+    if (r->problem.both) {
+        add_steps(&r->first->plan, &r->first_info, steps);
+        json_object_set_new(spec, "pass", json_text("fwd+bwd"));
     }
+    size_t before = json_array_size(steps);
+    add_steps(plan, &r->info, steps);
+    for (int i = 0; i < plan->nstep && r->emu; i++)
+        json_object_set_new(json_array_get(steps, before + (size_t)i),
+                            "emulated", emu_report_json(r, i));
     json_object_set_new(j, "target", json_text(text_target(&plan->device)));
     json_object_set_new(j, "device", json_text(plan->device.name));
-    json_object_set_new(j, "spec", json_spec(&plan->spec));
+    json_object_set_new(j, "spec", spec);
     json_object_set_new(j, "shape", json_shape(&plan->shape));
     json_object_set_new(j, "steps", steps);
-    json_object_set_new(j, "compile", json_compile(&r->info));
+    json_object_set_new(j, "compile", json_compile(r));
     json_object_set_new(j, "workspace_bytes",
                         json_integer((json_int_t)r->args.workspace_bytes));
     json_object_set_new(j, "time_ms", json_times(r));
@@ -141,6 +165,10 @@ static void say_check(const RefCheck *c, Str *out) {
              "(%.2g)\n",
              c->ok ? "ok" : "FAILED", c->o, c->unfused_o, c->lse,
              c->unfused_lse);
+    for (int i = 0; i < grads(c); i++)
+        str_addf(out, "%s%s is %.2g (%.2g)%s", i ? ", " : "          ",
+                 reference_grad_name(i), c->grad[i].err, c->grad[i].unfused,
+                 i + 1 == grads(c) ? "\n" : "");
     if (c->coverage < 1)
         str_addf(out, "          %.3g %% of the rows, sampled\n",
                  100 * c->coverage);
@@ -156,12 +184,14 @@ int report_text(const Options *o, const Run *r, Str *out, Err *e) {
     str_addf(out, "\nmachine   ");
     text_device(&plan->device, out);
     str_addf(out, "\n");
+    if (r->problem.both)
+        say_tiles(&r->first->plan, out);
     say_tiles(plan, out);
     say_kernel(&r->info, out);
     say_speed(r, out);
     if (r->checked)
         say_check(&r->check, out);
     if (dir)
-        str_addf(out, "written   %s/o.npy, %s/lse.npy\n", dir, dir);
+        results_say(dir, r, out);
     return r->emu ? emu_report_text(r, out, e) : 0;
 }
