@@ -154,6 +154,13 @@ bool plan_bwd_uses(const attnc_spec *s, int role, int id) {
         return main && s->softcap;
     case PARAM_slopes:
         return main && s->alibi;
+    case PARAM_dropout_threshold:
+    case PARAM_dropout_scale:
+    case PARAM_dropout_seed:
+    case PARAM_dropout_offset:
+    case PARAM_dropout_first:
+    case PARAM_dropout_heads:
+        return main && s->dropout;
     default:
         return reads_tensor(role, id);
     }

@@ -90,6 +90,7 @@ static void backward(const attnc_spec *s, const Device *d, const Tile *t,
     c->bend = place(c, s->softcap ? (keys + spare_keys(t)) * micro * 4 : 0);
     c->k = place(c, copy ? keys * round_up(dim, lanes) * 4 : 0);
     c->v = place(c, copy ? keys * round_up(dim_v, lanes) * 4 : 0);
+    c->drop = place(c, s->dropout ? drop_words(keys) * rows * 4 : 0);
     c->dk = place(c, chunk * round_up(dim, lanes) * 4);
     c->dv = place(c, chunk * round_up(dim_v, lanes) * 4);
 }

@@ -26,6 +26,7 @@ static attnc_spec spec_make(void) {
     s.alibi = random_int(0, 3) == 0;
     s.sink = random_int(0, 2) == 0;
     s.batch_invariant = random_int(0, 3) == 0;
+    s.dropout = random_int(0, 3) == 0;
     return s;
 }
 
