@@ -50,7 +50,8 @@ function enter(a_step)
         x.size = mma_family and 16 or 4 * elem_bytes -- a chunk's, where it comes from
         x.piece = math.min(x.align, unit_of(x.bytes), x.size) -- of loads and stores
         x.pages = mma_family and pages(x.kept_bytes)
-            or { { at = 0, width = x.pitch, chunks = x.kept // 4, swizzle = "0" } }
+            or { { at = 0, width = x.pitch, chunks = x.kept // 4,
+                swizzle = function() return "0" end } }
         x.chunks = 0 -- of 16 bytes, one thread's
         for i, p in ipairs(x.pages) do
             p.last = i == #x.pages
@@ -59,6 +60,9 @@ function enter(a_step)
                 and x.pages[i - 1].inside + p.width or 0
             p.first, p.count = x.chunks, (x.rows * p.chunks + threads - 1) // threads
             p.left = x.bytes - p.at -- of the row's bytes, from here on
+            -- Rows between chunks of a thread, where they share their place in a
+            -- row and its swizzle.
+            p.step = threads % (8 * p.chunks) == 0 and threads // p.chunks
             p.full = p.left >= p.chunks * x.size
             x.chunks = x.chunks + p.count
         end
@@ -92,13 +96,13 @@ end
 -- swizzle. A tile is kept page by page, [page][row][width]; chunk c of 16
 -- bytes lies at c ^ swizzle, so that 8 rows of one chunk fill the banks once.
 function pages(bytes)
-    local swizzle = { [128] = "(row & 7)", [64] = "(row >> 1 & 3)",
-        [32] = "(row >> 2 & 1)", [16] = "0" }
+    local swizzle = { [128] = "(%s & 7)", [64] = "(%s >> 1 & 3)",
+        [32] = "(%s >> 2 & 1)", [16] = "0" }
     local out, at = {}, 0
     for _, width in ipairs { 128, 64, 32, 16 } do
         while bytes - at >= width do
             out[#out + 1] = { at = at, width = width, chunks = width // 16,
-                swizzle = swizzle[width] }
+                swizzle = function(row) return swizzle[width]:format(row) end }
             at = at + width
         end
     end
