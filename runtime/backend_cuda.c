@@ -72,7 +72,8 @@ static int refused(const Cuda *c, int code, const Plan *p, const Kernel *k,
         name = "an unknown error";
     return err_set(
         e, ATTNC_E_MISSING, "load", "driver",
-        "the driver (CUDA %d.%d) refuses code of %s for %s: %s%s%.*s",
+        "the driver (CUDA %d.%d) refuses code of %s for %s, so it is older: "
+        "%s%s%.*s",
         c->driver / 1000, c->driver % 1000 / 10, k->compiler, p->device.arch,
         name, *jit ? ", " : "", (int)strcspn(jit, "\n"), jit);
 }
@@ -193,7 +194,8 @@ static int check_pointer(const Cuda *c, const Loaded *l, const char *name,
         c->pointer_get(&type, CU_POINTER_TYPE, address) == 0)
         return 0;
     return err_set(e, ATTNC_E_REQUEST, "launch", name,
-                   "0x%llx is not memory of the GPU, nor known to it",
+                   "0x%llx is not memory of the GPU, nor known to it; copy it "
+                   "there, or choose the target cpu",
                    (unsigned long long)address);
 }
 
@@ -221,6 +223,21 @@ static int fill_slots(const Launch *n, const Step *s,
     return 0;
 }
 
+static int launch_failed(const Launch *n, const Step *s, int code, Err *e) {
+    const Device *d = &n->plan->device;
+    if (code == CU_OUT_OF_RESOURCES)
+        return err_set(e, ATTNC_E_REQUEST, "launch", "tile",
+                       "%s refuses %d threads with %lld bytes of shared memory "
+                       "a block; by its figures it has %.0f bytes and %.0f "
+                       "registers: pin a smaller tile",
+                       d->name, s->threads, (long long)s->smem_bytes,
+                       d->sram_bytes, d->vector_regs);
+    return cuda_failed(n->cuda, code,
+                       code == CU_OUT_OF_MEMORY ? ATTNC_E_MEMORY
+                                                : ATTNC_E_LAUNCH,
+                       "launch", s->entry, e);
+}
+
 static int launch_step(const Launch *n, const Step *s, void *kernel, Err *e) {
     uint64_t slots[STEP_PARAMS];
     void *params[] = {slots};
@@ -236,12 +253,7 @@ static int launch_step(const Launch *n, const Step *s, void *kernel, Err *e) {
     int code =
         n->cuda->launch(kernel, (unsigned)blocks, 1, 1, (unsigned)s->threads, 1,
                         1, (unsigned)s->smem_bytes, n->stream, params, NULL);
-    if (!code)
-        return 0;
-    return cuda_failed(n->cuda, code,
-                       code == CU_OUT_OF_MEMORY ? ATTNC_E_MEMORY
-                                                : ATTNC_E_LAUNCH,
-                       "launch", s->entry, e);
+    return code ? launch_failed(n, s, code, e) : 0;
 }
 
 static int zero_bufs(const Launch *n, Err *e) {

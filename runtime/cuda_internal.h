@@ -74,6 +74,7 @@ enum {
     CU_NO_BINARY = 209,
     CU_INVALID_PTX = 218,
     CU_UNSUPPORTED_PTX = 222,
+    CU_OUT_OF_RESOURCES = 701, /* of an SM */
 };
 
 enum {

@@ -295,6 +295,25 @@ static void host_memory_is_refused(void **state) {
     attnc_context_destroy(c);
 }
 
+static void a_pointer_that_breaks_its_promise_is_refused(void **state) {
+    (void)state;
+    pretend_h200();
+    attnc_context *c = open_context("cuda");
+    attnc_plan *p = prepare(c, "dtype=f16", "batch=64 align_k=16 align_o=8");
+    attnc_args a = args_of(64, 64);
+    assert_int_equal(attnc_launch(p, &a, NULL), 0);
+    a.k.data = (char *)a.k.data + 8;
+    assert_int_equal(attnc_launch(p, &a, NULL), ATTNC_E_PROMISE);
+    assert_non_null(strstr(attnc_last_error()->text, "launch: k: "));
+    assert_non_null(strstr(attnc_last_error()->hint, "promises less"));
+    a = args_of(64, 64);
+    a.o.stride_n += 1;
+    assert_int_equal(attnc_launch(p, &a, NULL), ATTNC_E_PROMISE);
+    assert_int_equal(fake->launches, 1);
+    attnc_plan_release(p);
+    attnc_context_destroy(c);
+}
+
 /* Lengths in the GPU's memory are not read by the host. */
 static void lengths_stay_on_the_gpu(void **state) {
     (void)state;
@@ -420,6 +439,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(two_steps_are_two_launches_in_one_workspace),
         cmocka_unit_test(run_takes_its_workspace_in_the_streams_order),
         cmocka_unit_test(host_memory_is_refused),
+        cmocka_unit_test(a_pointer_that_breaks_its_promise_is_refused),
         cmocka_unit_test(lengths_stay_on_the_gpu),
         cmocka_unit_test(what_the_driver_refuses_is_told),
         cmocka_unit_test(a_failed_launch_is_told),

@@ -33,11 +33,23 @@ void fake_pretend_h200(void) {
 
 /* For processes that do not know of the fake. */
 __attribute__((constructor)) static void pretend(void) {
-    const char *major = getenv("FAKE_MAJOR");
+    const struct {
+        const char *name;
+        int *what;
+    } rows[] = {{"FAKE_MAJOR", &fake_cuda.attribute[75]},
+                {"FAKE_DRIVER", &fake_cuda.driver},
+                {"FAKE_INIT", &fake_cuda.init_code},
+                {"FAKE_LOAD", &fake_cuda.load_code},
+                {"FAKE_SET", &fake_cuda.kernel_set_code},
+                {"FAKE_LAUNCH", &fake_cuda.launch_code},
+                {"FAKE_ALLOC", &fake_cuda.alloc_code}};
     if (getenv("FAKE_H200"))
         fake_pretend_h200();
-    if (major)
-        fake_cuda.attribute[75] = atoi(major);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const char *text = getenv(rows[i].name);
+        if (text)
+            *rows[i].what = atoi(text);
+    }
 }
 
 static struct Kernel { char name[96]; } kernels[64];
@@ -57,6 +69,7 @@ int cuGetErrorName(int code, const char **name) {
             : code == 100 ? "CUDA_ERROR_NO_DEVICE"
             : code == 209 ? "CUDA_ERROR_NO_BINARY_FOR_GPU"
             : code == 222 ? "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"
+            : code == 719 ? "CUDA_ERROR_LAUNCH_FAILED"
                           : "CUDA_ERROR_OTHER";
     return 0;
 }
@@ -191,6 +204,8 @@ int cuMemFreeAsync(uint64_t at, void *stream) {
     return 0;
 }
 int cuMemAlloc_v2(uint64_t *out, size_t n) {
+    if (fake_cuda.alloc_code)
+        return fake_cuda.alloc_code;
     void *p = aligned_alloc(256, (n + 255) / 256 * 256);
     fake_cuda.allocs++;
     fake_cuda.memory = 0; /* all of the host's memory is the GPU's now */

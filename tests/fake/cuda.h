@@ -19,6 +19,7 @@ typedef struct FakeLaunch {
 typedef struct FakeCuda {
     /* what it pretends */
     int driver, devices, init_code, load_code, launch_code, kernel_set_code;
+    int alloc_code;
     char name[96], jit_log[96];
     int attribute[FAKE_ATTRIBUTES];
     int args;                /* parameters of every kernel */
