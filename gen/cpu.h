@@ -25,10 +25,12 @@
  *   delta  f32 [block_q]
  *   bend   derivative of the softcap, f32 [block_k + keys][micro]
  *   dk, dv sums, f32 [chunk_k + kv_keys][head_dim], [head_dim_v] */
+/* clang-format off */
 #define CPU_SCRATCH_LIST(X)                                                    \
     X(qt) X(ot) X(max) X(sum) X(pos) X(slope) X(s) X(k) X(v) X(drop)           \
     X(dot) X(q) X(dout) X(dqt) X(top) X(rest) X(delta) X(ds) X(bend)           \
     X(dk) X(dv) X(total)
+/* clang-format on */
 typedef struct CpuScratch {
 #define X(name) int64_t name;
     CPU_SCRATCH_LIST(X)

@@ -50,8 +50,8 @@ static const char *value_start(const char *p, const char *end) {
 }
 
 /* `a ${x} b` -> `__(line,"a ",(x)," b")` */
-static int add_text(const Place *at, const char *p, const char *end,
-                    Str *chunk, Err *e) {
+static int add_text(const Place *at, const char *p, const char *end, Str *chunk,
+                    Err *e) {
     str_addf(chunk, "__(%d", at->line);
     while (p < end) {
         const char *mark = value_start(p, end);

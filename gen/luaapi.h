@@ -13,16 +13,14 @@
 #define LUA_LIST(LUA)                                                          \
     LUA(lua_State *, luaL_newstate, (void))                                    \
     LUA(void, lua_close, (lua_State *))                                        \
-    LUA(void, luaL_requiref,                                                   \
-        (lua_State *, const char *, lua_CFunction, int))                       \
+    LUA(void, luaL_requiref, (lua_State *, const char *, lua_CFunction, int))  \
     LUA(int, luaopen_base, (lua_State *))                                      \
     LUA(int, luaopen_table, (lua_State *))                                     \
     LUA(int, luaopen_string, (lua_State *))                                    \
     LUA(int, luaopen_math, (lua_State *))                                      \
     LUA(int, luaL_loadbufferx,                                                 \
         (lua_State *, const char *, size_t, const char *, const char *))       \
-    LUA(void, lua_callk,                                                       \
-        (lua_State *, int, int, lua_KContext, lua_KFunction))                  \
+    LUA(void, lua_callk, (lua_State *, int, int, lua_KContext, lua_KFunction)) \
     LUA(int, lua_pcallk,                                                       \
         (lua_State *, int, int, int, lua_KContext, lua_KFunction))             \
     LUA(void, lua_createtable, (lua_State *, int, int))                        \
@@ -57,8 +55,7 @@
     LUA(const char *, luaL_checklstring, (lua_State *, int, size_t *))         \
     LUA(lua_Integer, luaL_checkinteger, (lua_State *, int))                    \
     LUA(int, luaL_getsubtable, (lua_State *, int, const char *))               \
-    LUA(void, luaL_traceback,                                                  \
-        (lua_State *, lua_State *, const char *, int))
+    LUA(void, luaL_traceback, (lua_State *, lua_State *, const char *, int))
 
 typedef struct LuaApi {
 #define LUA(result, name, parameters) result(*name) parameters;

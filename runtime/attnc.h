@@ -93,7 +93,8 @@ typedef struct attnc_options {
     const char *cuda_dirs; /* "DIR:DIR": toolkits or site-packages in which
                               NVRTC is looked for first; NULL: none */
 } attnc_options;
-#define ATTNC_OPTIONS_INIT { .struct_size = sizeof(attnc_options) }
+#define ATTNC_OPTIONS_INIT                                                     \
+    { .struct_size = sizeof(attnc_options) }
 
 /* Device memory with its strides in elements; the last dim is contiguous.
  * varlen: stride_b is not used, rows of all sequences follow each other.
@@ -164,11 +165,11 @@ typedef struct attnc_prepare_options {
 /* Where a plan's kernels came from. */
 typedef struct attnc_plan_info {
     size_t struct_size;
-    const char *cache;    /* memory | disk | bundle | miss */
-    const char *compiler; /* e.g. "clang 14.0.6", or "builtin" */
-    double prepare_ms;    /* what the caller of attnc_prepare waited */
-    double compile_ms;    /* of that: the compiler and linker; 0 on a hit */
-    const char *text;     /* the plan, readable (attnc explain) */
+    const char *cache;       /* memory | disk | bundle | miss */
+    const char *compiler;    /* e.g. "clang 14.0.6", or "builtin" */
+    double prepare_ms;       /* what the caller of attnc_prepare waited */
+    double compile_ms;       /* of that: the compiler and linker; 0 on a hit */
+    const char *text;        /* the plan, readable (attnc explain) */
     double emit_ms, load_ms; /* of prepare_ms too: writing the source, loading
                                 the binary; 0 where that was not needed */
 } attnc_plan_info;

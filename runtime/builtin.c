@@ -458,10 +458,10 @@ static void carve(Item *t, char *scratch) {
 static void open_dropout(Item *t) {
     const uint64_t *s = t->slot;
     t->grow = t->spec->dropout ? scalar(t, AT_dropout_scale) : 1;
-    t->drop = (Dropout){s[AT_dropout_seed], (uint32_t)s[AT_dropout_offset],
-                        (uint32_t)s[AT_dropout_threshold],
-                        (uint32_t)s[AT_dropout_first],
-                        (uint32_t)s[AT_dropout_heads]};
+    t->drop =
+        (Dropout){s[AT_dropout_seed], (uint32_t)s[AT_dropout_offset],
+                  (uint32_t)s[AT_dropout_threshold],
+                  (uint32_t)s[AT_dropout_first], (uint32_t)s[AT_dropout_heads]};
 }
 
 /* Items count the row blocks of a head downwards: under a causal mask the

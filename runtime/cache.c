@@ -110,7 +110,7 @@ void cache_key(const char *identity, const char *templates_hash,
 
 CachePath cache_path(const CacheKey *k) {
     static const char digit[] = "0123456789abcdef";
-    CachePath p = { { 0 } };
+    CachePath p = {{0}};
     char *at = p.text;
     for (int i = 0; i < 32; i++) {
         *at++ = digit[k->sha256[i] >> 4];
@@ -123,7 +123,7 @@ CachePath cache_path(const CacheKey *k) {
 
 /* The shard directory of a key; -1 with errno. */
 static int open_shard(const Cache *c, const CachePath *p, bool create) {
-    const char shard[3] = { p->text[0], p->text[1], 0 };
+    const char shard[3] = {p->text[0], p->text[1], 0};
     return cache_dir_sub(c->fd, shard, create);
 }
 
@@ -159,7 +159,7 @@ static enum load load_file(int fd, const CacheKey *k, CacheEntry *out,
         *fault = "too long for an entry";
         return LOAD_BAD;
     }
-    Blob file = { malloc((size_t)st->st_size + 1), (size_t)st->st_size };
+    Blob file = {malloc((size_t)st->st_size + 1), (size_t)st->st_size};
     enum load got;
     if (!file.data)
         got = refuse(fault, "out of memory");
@@ -332,8 +332,7 @@ static int64_t lock_byte(const CacheKey *k) {
 /* Asks for the byte until it is granted or time is over. */
 static bool wait_byte(int fd, int64_t byte, int timeout_ms) {
     struct flock want = {
-        .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1
-    };
+        .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
     struct timespec begin;
     long us = POLL_FIRST_US;
     clock_gettime(CLOCK_MONOTONIC, &begin);
@@ -344,7 +343,7 @@ static bool wait_byte(int fd, int64_t byte, int timeout_ms) {
             return false;
         if (elapsed_ms(&begin) >= timeout_ms)
             return false;
-        nanosleep(&(struct timespec){ .tv_nsec = us * 1000 }, NULL);
+        nanosleep(&(struct timespec){.tv_nsec = us * 1000}, NULL);
         us = us * 2 < POLL_LAST_US ? us * 2 : POLL_LAST_US;
     }
 }
@@ -365,7 +364,7 @@ int cache_lock(Cache *c, const CacheKey *k, int timeout_ms) {
 /* Unlocks by name first: a child forked meanwhile shares the open file, and
  * closing ours would not end the lock. */
 void cache_unlock(Cache *c, int token) {
-    struct flock none = { .l_type = F_UNLCK, .l_whence = SEEK_SET };
+    struct flock none = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
     (void)c;
     if (token < 0)
         return;

@@ -20,8 +20,8 @@ static const struct {
     uint32_t magic;
     const char *name;
 } network[] = {
-    { 0x6969, "NFS" },        { 0x0bd00bd0, "Lustre" }, { 0x47504653, "GPFS" },
-    { 0x19830326, "BeeGFS" }, { 0xff534d42, "CIFS" },   { 0xfe534d42, "SMB2" },
+    {0x6969, "NFS"},        {0x0bd00bd0, "Lustre"}, {0x47504653, "GPFS"},
+    {0x19830326, "BeeGFS"}, {0xff534d42, "CIFS"},   {0xfe534d42, "SMB2"},
 };
 
 enum { WHY = 320 };
@@ -164,7 +164,7 @@ static size_t present(char *path) {
  * home of somebody else. */
 static bool make_dirs(char *path, size_t must_exist, char why[WHY]) {
     size_t len = strlen(path), end = present(path);
-    struct stat ours = { .st_uid = geteuid() };
+    struct stat ours = {.st_uid = geteuid()};
     if (end == len)
         return true; /* judged when it is opened */
     if (end < must_exist) {

@@ -65,7 +65,7 @@ static void whole_hash(const uint8_t *bytes, size_t len, uint8_t out[TAIL]) {
 }
 
 static Section text_section(uint32_t id, const char *text) {
-    return (Section){ id, text ? text : "", text ? strlen(text) : 0 };
+    return (Section){id, text ? text : "", text ? strlen(text) : 0};
 }
 
 static void put_header(uint8_t *at, const CacheKey *k, const CacheEntry *e,
@@ -94,14 +94,14 @@ bool cache_file_encode(const CacheKey *k, const CacheEntry *e, Blob *out) {
         text_section(SECTION_plan, e->plan),
         text_section(SECTION_compiler, e->compiler),
         text_section(SECTION_log, e->log),
-        { SECTION_binary, e->binary.data, e->binary.len },
-        { SECTION_numbers, numbers, NUMBERS },
+        {SECTION_binary, e->binary.data, e->binary.len},
+        {SECTION_numbers, numbers, NUMBERS},
     };
     uint64_t total = FIXED + KNOWN * ROW + TAIL;
     for (int i = 0; i < KNOWN; i++)
         total += section[i].len;
     uint8_t *bytes = calloc(1, total);
-    *out = (Blob){ bytes, total };
+    *out = (Blob){bytes, total};
     if (!bytes)
         return false;
     put_header(bytes, k, e, total);

@@ -75,7 +75,7 @@ static void scan_shard(const Cache *c, int shard, Files *all) {
     char name[3];
     struct dirent *d;
     struct stat st;
-    File f = { .key.sha256[0] = (uint8_t)shard };
+    File f = {.key.sha256[0] = (uint8_t)shard};
     snprintf(name, sizeof name, "%02x", shard);
     DIR *dir = open_sub(c, name);
     while (dir && (d = readdir(dir))) {
@@ -92,7 +92,7 @@ static void scan_shard(const Cache *c, int shard, Files *all) {
 }
 
 static int scan(const Cache *c, Files *all, Err *e) {
-    *all = (Files){ 0 };
+    *all = (Files){0};
     for (int shard = 0; c->fd >= 0 && shard < SHARDS; shard++)
         scan_shard(c, shard, all);
     if (!all->bad)
@@ -167,7 +167,7 @@ int cache_each(Cache *c, void (*fn)(void *user, const CacheItem *), void *user,
         return code;
     for (size_t i = 0; i < all.count; i++) {
         const File *f = &all.file[i];
-        CacheItem item = { .bytes = f->bytes, .used = f->used };
+        CacheItem item = {.bytes = f->bytes, .used = f->used};
         CachePath p = cache_path(&f->key);
         CacheEntry entry;
         struct stat st;
@@ -186,7 +186,7 @@ int cache_each(Cache *c, void (*fn)(void *user, const CacheItem *), void *user,
  * the same number of bytes however large the cache and its entries are. */
 void cache_trim(Cache *c, int64_t bytes, uint64_t random) {
     Files all;
-    Err e = { 0 };
+    Err e = {0};
     uint64_t cap = (uint64_t)c->max_bytes;
     if (random % cap >= CHECKS * (uint64_t)bytes ||
         scan(c, &all, &e) != ATTNC_OK)

@@ -47,8 +47,7 @@ typedef uint64_t CuPointer;
        unsigned by, unsigned bz, unsigned smem, CuStream, void **params,       \
        void **extra))                                                          \
     X(pointer_get, cuPointerGetAttribute, (void *, int which, CuPointer))      \
-    X(memset8, cuMemsetD8Async,                                                \
-      (CuPointer, unsigned char, size_t, CuStream))                            \
+    X(memset8, cuMemsetD8Async, (CuPointer, unsigned char, size_t, CuStream))  \
     X(alloc_async, cuMemAllocAsync, (CuPointer *, size_t, CuStream))           \
     X(free_async, cuMemFreeAsync, (CuPointer, CuStream))                       \
     X(alloc, cuMemAlloc_v2, (CuPointer *, size_t))                             \

@@ -55,8 +55,8 @@ typedef void (*CpuEntry)(const uint64_t *args, char *scratch, int64_t item);
 /* A loaded Source. */
 typedef struct Kernel {
     const struct Backend *backend;
-    void *module;               /* the backend's handle */
-    void *entry[PLAN_STEPS];    /* CPU: CpuEntry */
+    void *module;            /* the backend's handle */
+    void *entry[PLAN_STEPS]; /* CPU: CpuEntry */
     char compiler[96];
 } Kernel;
 
@@ -88,7 +88,7 @@ typedef struct Backend {
     void (*free)(Kernel *k);
     /* Bytes a thread spills, by the compile log; NULL: does not tell. */
     int64_t (*spills)(const Plan *p, const char *log);
-    bool own_compiler;  /* not the children of compile.c */
+    bool own_compiler;           /* not the children of compile.c */
     const struct Memory *memory; /* NULL: tensors are the host's */
     /* Workspace for one launch on the stream; NULL: the host's memory. */
     int (*take)(const Kernel *k, size_t bytes, void *stream, void **out,
@@ -258,7 +258,7 @@ typedef struct CacheEntry {
     char *log;      /* compile log */
     char *plan;     /* plan_print text */
     Blob binary;
-    int64_t created;   /* seconds since 1970 */
+    int64_t created; /* seconds since 1970 */
     double compile_ms;
 } CacheEntry;
 
@@ -295,13 +295,13 @@ void cache_unlock(Cache *c, int token);
 /* For `attnc cache`: walks the entries. `fault` is NULL for a good one. */
 typedef struct CacheItem {
     char name[65];
-    int64_t bytes;  /* allocated on disk */
-    int64_t used;   /* last use, seconds since 1970 */
+    int64_t bytes;           /* allocated on disk */
+    int64_t used;            /* last use, seconds since 1970 */
     const CacheEntry *entry; /* NULL when it could not be read */
     const char *fault;
 } CacheItem;
-int cache_each(Cache *c, void (*fn)(void *user, const CacheItem *),
-               void *user, Err *e);
+int cache_each(Cache *c, void (*fn)(void *user, const CacheItem *), void *user,
+               Err *e);
 /* Deletes least recently used entries until at most max_bytes remain.
  * *removed counts entries. ATTNC_E_IO when the cache is read-only. */
 int cache_prune(Cache *c, int64_t max_bytes, int64_t *removed, Err *e);
@@ -377,8 +377,8 @@ typedef struct Request {
 typedef struct Module {
     CacheKey key;
     Kernel kernel;
-    int state, users;   /* plans.c */
-    Err err;            /* when it could not be made: for those who wait */
+    int state, users; /* plans.c */
+    Err err;          /* when it could not be made: for those who wait */
     char *log;
     struct Module *next;
 } Module;
@@ -408,18 +408,18 @@ struct attnc_context {
     Device device;
     const Backend *backend; /* NULL: nothing here runs this device */
     Cache *cache;
-    Pool *pool;             /* NULL with the caller's parallel_for */
-    int workers;            /* concurrent calls of a work item */
-    attnc_options options;  /* strings copied */
+    Pool *pool;            /* NULL with the caller's parallel_for */
+    int workers;           /* concurrent calls of a work item */
+    attnc_options options; /* strings copied */
     const Templates *templates;
     PlanTable *plans;
     bool looked, has_compiler; /* for a compiler */
     Compiler compiler;
-    atomic_bool announced;  /* that there is none */
-    void *spare;            /* workspace kept between calls of attnc_run */
+    atomic_bool announced; /* that there is none */
+    void *spare;           /* workspace kept between calls of attnc_run */
     size_t spare_bytes;
-    Lock lock;              /* of spare and compiler */
-    atomic_int refs;        /* context handle + live plans */
+    Lock lock;       /* of spare and compiler */
+    atomic_int refs; /* context handle + live plans */
 };
 
 /* How a prepare went: what attnc_plan_get_info tells. */
@@ -435,10 +435,10 @@ struct attnc_plan {
     Module *module;
     Request request;
     uint64_t hash;
-    atomic_int refs;        /* its holders, and the table */
+    atomic_int refs; /* its holders, and the table */
     Outcome made;
     char *text;
-    attnc_plan *next;       /* in its chain of the table */
+    attnc_plan *next; /* in its chain of the table */
 };
 
 /* Makes it what attnc_plan_get_info tells the calling thread of the plan. */

@@ -45,7 +45,7 @@ static inline void count_line(void *user, int level, const char *line) {
 
 static inline Cache *open_with(CacheOptions o, Log *log) {
     Cache *c = NULL;
-    Err e = { 0 };
+    Err e = {0};
     if (log && !o.log)
         o.log = take_line;
     o.log_user = log;
@@ -55,7 +55,7 @@ static inline Cache *open_with(CacheOptions o, Log *log) {
 }
 
 static inline Cache *open_at(const char *dir, Log *log) {
-    return open_with((CacheOptions){ .dir = dir }, log);
+    return open_with((CacheOptions){.dir = dir}, log);
 }
 
 /* A path built like printf, in a ring so that several can be held. */
@@ -107,7 +107,7 @@ static inline CacheKey key_of(int n) {
 }
 
 static inline CacheEntry entry_of(int n, size_t bytes) {
-    CacheEntry e = { .created = 1700000000 + n, .compile_ms = n + 0.25 };
+    CacheEntry e = {.created = 1700000000 + n, .compile_ms = n + 0.25};
     uint32_t seed = 2463534242u + (uint32_t)n;
     char identity[32];
     snprintf(identity, sizeof identity, "kernel %d", n);
@@ -115,7 +115,7 @@ static inline CacheEntry entry_of(int n, size_t bytes) {
     e.compiler = strdup("clang 14.0.6");
     e.log = strdup("warning: none\n");
     e.plan = strdup("plan\nof two lines\n");
-    e.binary = (Blob){ malloc(bytes), bytes };
+    e.binary = (Blob){malloc(bytes), bytes};
     for (size_t i = 0; i < bytes; i++)
         ((uint8_t *)e.binary.data)[i] = (uint8_t)draw(&seed);
     return e;
@@ -167,8 +167,8 @@ static inline void write_file(const char *path, const void *data, size_t len) {
 }
 
 static inline void set_age(const char *path, int64_t seconds) {
-    struct timespec at[2] = { { .tv_nsec = UTIME_OMIT },
-                              { .tv_sec = time(NULL) - seconds } };
+    struct timespec at[2] = {{.tv_nsec = UTIME_OMIT},
+                             {.tv_sec = time(NULL) - seconds}};
     assert_int_equal(utimensat(AT_FDCWD, path, at, AT_SYMLINK_NOFOLLOW), 0);
 }
 

@@ -8,7 +8,7 @@
 enum { BYTES = 700 }; /* of a small kernel */
 
 static void an_entry_comes_back_as_it_was_put(void **state) {
-    Log log = { 0 };
+    Log log = {0};
     Cache *c = open_at(*state, &log);
     for (int n = 0; n < 20; n++)
         put_number(c, n, 1 + 1000 * n);
@@ -44,10 +44,10 @@ static void a_second_put_replaces_the_first(void **state) {
 
 static void memory_only_never_hits_and_never_warns(void **state) {
     (void)state;
-    Log log = { 0 };
+    Log log = {0};
     Cache *c = open_at("", &log);
     int64_t removed;
-    Err e = { 0 };
+    Err e = {0};
     CacheKey k = key_of(1);
     put_number(c, 1, BYTES);
     assert_false(has_number(c, 1, BYTES));
@@ -60,10 +60,10 @@ static void memory_only_never_hits_and_never_warns(void **state) {
 
 static void the_key_depends_on_every_field(void **state) {
     static const char *const field[][3] = {
-        { "identity", "hash", "kind" }, { "identitx", "hash", "kind" },
-        { "identity", "hasi", "kind" }, { "identity", "hash", "kine" },
-        { "identityh", "ash", "kind" }, { "identity", "hashk", "ind" },
-        { "", "hash", "kind" },         { "hash", "identity", "kind" },
+        {"identity", "hash", "kind"}, {"identitx", "hash", "kind"},
+        {"identity", "hasi", "kind"}, {"identity", "hash", "kine"},
+        {"identityh", "ash", "kind"}, {"identity", "hashk", "ind"},
+        {"", "hash", "kind"},         {"hash", "identity", "kind"},
     };
     enum { N = sizeof field / sizeof *field };
     CacheKey key[N], again;
@@ -160,18 +160,18 @@ static void lengths_out_of_bounds_are_faults(void **state) {
         int at, bytes;
         uint64_t value;
     } lie[] = {
-        { 8, 2, 2 },                      /* another major */
-        { 12, 4, 71 },                    /* header shorter than the table */
-        { 12, 4, UINT32_MAX },            /* header longer than the file */
-        { 16, 8, UINT64_MAX },            /* total length */
-        { 60, 4, 65 },                    /* more sections than are allowed */
-        { 60, 4, UINT32_MAX },            /* more than the header holds */
-        { 72 + 8, 8, UINT64_MAX },        /* offset of the first section */
-        { 72 + 16, 8, UINT64_MAX },       /* its length */
-        { 72 + 16, 8, UINT64_MAX - 200 }, /* offset + length wraps */
-        { 72 + 4 * 32 + 16, 8, 0 },       /* no binary */
-        { 72 + 5 * 32 + 16, 8, 3 },       /* numbers too short */
-        { 72 + 32, 4, 1 },                /* identity twice */
+        {8, 2, 2},                      /* another major */
+        {12, 4, 71},                    /* header shorter than the table */
+        {12, 4, UINT32_MAX},            /* header longer than the file */
+        {16, 8, UINT64_MAX},            /* total length */
+        {60, 4, 65},                    /* more sections than are allowed */
+        {60, 4, UINT32_MAX},            /* more than the header holds */
+        {72 + 8, 8, UINT64_MAX},        /* offset of the first section */
+        {72 + 16, 8, UINT64_MAX},       /* its length */
+        {72 + 16, 8, UINT64_MAX - 200}, /* offset + length wraps */
+        {72 + 4 * 32 + 16, 8, 0},       /* no binary */
+        {72 + 5 * 32 + 16, 8, 3},       /* numbers too short */
+        {72 + 32, 4, 1},                /* identity twice */
     };
     (void)state;
     for (size_t i = 0; i < sizeof lie / sizeof *lie; i++) {
@@ -192,7 +192,7 @@ static void lengths_out_of_bounds_are_faults(void **state) {
 static void unknown_sections_are_skipped(void **state) {
     enum { TABLE = 72, ROW = 32, OLD = TABLE + 6 * ROW, GROW = 2 * ROW };
     Blob old = encoded(1);
-    Blob file = { calloc(1, old.len + GROW), old.len + GROW };
+    Blob file = {calloc(1, old.len + GROW), old.len + GROW};
     uint8_t *to = file.data;
     const uint8_t *from = old.data;
     (void)state;
@@ -232,7 +232,7 @@ static void the_reader_survives_random_files(void **state) {
     (void)state;
     print_message("seed %u\n", seed);
     for (; time(NULL) <= end; runs++) {
-        Blob file = { malloc(good.len), good.len };
+        Blob file = {malloc(good.len), good.len};
         uint8_t *bytes = memcpy(file.data, good.data, good.len);
         for (uint32_t n = 1 + draw(&seed) % 8; n > 0; n--)
             bytes[draw(&seed) % (draw(&seed) % 4 ? 264 : good.len)] =

@@ -26,7 +26,7 @@ static void environment(const char *name, ...) {
 /* Opens the default directory, or `dir`, and closes it again: the directory
  * in use, or NULL after exactly one warning. */
 static const char *used(const char *dir, Log *log) {
-    *log = (Log){ 0 };
+    *log = (Log){0};
     Cache *c = open_at(dir, log);
     const char *path = cache_dir(c) ? path_of("%s", cache_dir(c)) : NULL;
     put_number(c, 1, BYTES);
@@ -66,7 +66,7 @@ static void the_directory_is_the_first_that_is_named(void **state) {
 }
 
 static void an_empty_name_asks_for_no_disk(void **state) {
-    Log log = { 0 };
+    Log log = {0};
     environment("ATTNC_CACHE_DIR", "", "HOME", (char *)*state, NULL);
     Cache *c = open_at(NULL, &log);
     assert_null(cache_dir(c));
@@ -75,7 +75,7 @@ static void an_empty_name_asks_for_no_disk(void **state) {
 }
 
 static void a_relative_directory_stays_the_same_one(void **state) {
-    Log log = { 0 };
+    Log log = {0};
     char before[4096];
     assert_non_null(getcwd(before, sizeof before));
     assert_int_equal(chdir(*state), 0);
@@ -98,19 +98,19 @@ static void a_home_that_is_missing_is_not_invented(void **state) {
 /* Only looks: it must not write to the home of who runs the test. */
 static void without_HOME_the_user_database_is_asked(void **state) {
     (void)state;
-    Log log = { 0 };
+    Log log = {0};
     struct passwd *user = getpwuid(geteuid());
     if (!user || user->pw_dir[0] != '/')
         skip();
     environment(NULL);
-    Cache *c = open_with((CacheOptions){ .readonly = true }, &log);
+    Cache *c = open_with((CacheOptions){.readonly = true}, &log);
     const char *want = path_of("%s/.cache/attnc", user->pw_dir);
     assert_non_null(strstr(cache_dir(c) ? cache_dir(c) : log.last, want));
     cache_close(c);
 }
 
 static int with_borrowed_rights(void *dir) {
-    Log log = { 0 };
+    Log log = {0};
     if (geteuid() != 0)
         return 77;
     CHILD(seteuid(NOBODY) == 0);
@@ -142,7 +142,7 @@ static void a_link_is_not_followed_to_the_directory(void **state) {
 
 static void a_directory_others_may_write_is_not_used(void **state) {
     Log log;
-    static const unsigned mode[] = { 0770, 0707, 0777, 01777 };
+    static const unsigned mode[] = {0770, 0707, 0777, 01777};
     const char *dir = path_of("%s/d", (char *)*state);
     mkdir(dir, 0700);
     for (int i = 0; i < 4; i++) {
@@ -204,7 +204,7 @@ static void nothing_is_made_where_nothing_could_be_used(void **state) {
 }
 
 static void hostile_files_are_misses(void **state) {
-    Log log = { 0 };
+    Log log = {0};
     Cache *c = open_at(*state, &log);
     char path[300], other[300];
     put_number(c, 1, BYTES);
@@ -240,7 +240,7 @@ static void hostile_files_are_misses(void **state) {
 }
 
 static void a_linked_shard_is_not_followed(void **state) {
-    Log log = { 0 };
+    Log log = {0};
     Cache *c = open_at(*state, &log);
     char shard[300], moved[300];
     put_number(c, 1, BYTES);
@@ -258,9 +258,9 @@ static void a_linked_shard_is_not_followed(void **state) {
 /* ---- read-only --------------------------------------------------------- */
 
 static void the_readonly_option_writes_nothing(void **state) {
-    Log log = { 0 };
+    Log log = {0};
     const char *dir = path_of("%s/d", (char *)*state);
-    CacheOptions o = { .dir = dir, .readonly = true };
+    CacheOptions o = {.dir = dir, .readonly = true};
     Cache *c = open_with(o, &log);
     assert_null(cache_dir(c));
     assert_false(exists(dir));
@@ -274,10 +274,10 @@ static void the_readonly_option_writes_nothing(void **state) {
     assert_int_equal(truncate(file_of(dir, 2), 100), 0);
     set_age(file_of(dir, 1), 100000);
 
-    log = (Log){ 0 };
+    log = (Log){0};
     c = open_with(o, &log);
     int64_t removed;
-    Err e = { 0 };
+    Err e = {0};
     CacheKey k = key_of(1);
     assert_true(has_number(c, 1, BYTES));
     assert_false(has_number(c, 2, BYTES));
@@ -293,7 +293,7 @@ static void the_readonly_option_writes_nothing(void **state) {
 
 /* As a user who may only read: hits, and one warning in all. */
 static int reading_only(void *dir) {
-    Log log = { 0 };
+    Log log = {0};
     CHILD(geteuid() != 0 || setresgid(NOBODY, NOBODY, NOBODY) == 0);
     CHILD(geteuid() != 0 || setresuid(NOBODY, NOBODY, NOBODY) == 0);
     Cache *c = open_at(dir, &log);
@@ -338,7 +338,7 @@ static bool mount_here(const char *dir, const char *type, unsigned long flags,
 }
 
 static int on_readonly_system(void *dir) {
-    Log log = { 0 };
+    Log log = {0};
     Cache *c = open_at(dir, NULL);
     put_number(c, 1, BYTES);
     cache_close(c);
@@ -363,7 +363,7 @@ static bool tmp_is_empty(const char *dir) {
 }
 
 static int on_full_disk(void *dir) {
-    Log log = { 0 };
+    Log log = {0};
     if (!mount_here(dir, "tmpfs", 0, "size=256k,mode=0700"))
         return 77;
     Cache *c = open_at(dir, &log);
@@ -385,10 +385,10 @@ static void a_full_disk_costs_only_the_saving(void **state) {
 }
 
 static int on_size_limit(void *dir) {
-    Log log = { 0 };
+    Log log = {0};
     Cache *c = open_at(dir, &log);
     signal(SIGXFSZ, SIG_IGN);
-    CHILD(setrlimit(RLIMIT_FSIZE, &(struct rlimit){ 10000, 10000 }) == 0);
+    CHILD(setrlimit(RLIMIT_FSIZE, &(struct rlimit){10000, 10000}) == 0);
     put_number(c, 1, 40000);
     put_number(c, 2, 40000);
     put_number(c, 3, 4000);
@@ -405,7 +405,7 @@ static void a_write_cut_short_leaves_nothing(void **state) {
 }
 
 static void a_directory_removed_in_use_is_one_warning(void **state) {
-    Log log = { 0 };
+    Log log = {0};
     const char *dir = path_of("%s/d", (char *)*state);
     Cache *c = open_at(dir, &log);
     put_number(c, 1, BYTES);

@@ -10,7 +10,7 @@
 enum { PROCESSES = 16, KEYS = 8, BYTES = 30000 };
 
 static void sleep_us(long us) {
-    nanosleep(&(struct timespec){ us / 1000000, us % 1000000 * 1000 }, NULL);
+    nanosleep(&(struct timespec){us / 1000000, us % 1000000 * 1000}, NULL);
 }
 
 static double now_ms(void) {
@@ -50,7 +50,7 @@ static bool obtain(Cache *c, const Job *job, int n) {
 
 static int worker(void *arg) {
     const Job *job = arg;
-    Log log = { 0 };
+    Log log = {0};
     char none;
     CHILD(read(job->start, &none, 1) == 0);
     Cache *c = open_at(job->dir, &log);
@@ -68,7 +68,7 @@ static int race(const char *dir, int timeout_ms) {
     int gate[2], builds = 0;
     assert_int_equal(pipe(gate), 0);
     for (int i = 0; i < PROCESSES; i++) {
-        Job job = { dir, timeout_ms, gate[0], i };
+        Job job = {dir, timeout_ms, gate[0], i};
         fflush(NULL);
         pid[i] = fork();
         if (pid[i] == 0) {
@@ -111,12 +111,12 @@ static int write_for_ever(void *arg) {
 }
 
 static void readers_see_one_whole_entry_of_two_writers(void **state) {
-    Job job[2] = { { .dir = *state, .id = 0 }, { .dir = *state, .id = 1 } };
-    Log log = { 0 };
+    Job job[2] = {{.dir = *state, .id = 0}, {.dir = *state, .id = 1}};
+    Log log = {0};
     Cache *c = open_at(*state, &log);
     put_number(c, 1, BYTES);
-    pid_t pid[2] = { spawn(write_for_ever, &job[0]),
-                     spawn(write_for_ever, &job[1]) };
+    pid_t pid[2] = {spawn(write_for_ever, &job[0]),
+                    spawn(write_for_ever, &job[1])};
     double end = now_ms() + 500;
     long reads = 0;
     for (; now_ms() < end; reads++) {
@@ -155,10 +155,10 @@ static int live(void *arg) {
 
 static void a_kill_at_any_point_leaves_the_cache_usable(void **state) {
     uint32_t seed = (uint32_t)time(NULL) | 1;
-    Job job = { .dir = *state };
-    Log log = { 0 };
+    Job job = {.dir = *state};
+    Log log = {0};
     int bad = 0;
-    Err e = { 0 };
+    Err e = {0};
     print_message("seed %u\n", seed);
     for (int i = 0; i < 100; i++) {
         pid_t pid = spawn(live, &job);
@@ -234,7 +234,7 @@ static int use_inherited(void *cache) {
 }
 
 static void a_cache_goes_on_working_after_fork(void **state) {
-    Log log = { 0 };
+    Log log = {0};
     Cache *c = open_at(*state, &log);
     put_number(c, 1, BYTES);
     pid_t pid[4];
@@ -269,10 +269,9 @@ static void *thread(void *arg) {
 }
 
 static void threads_share_one_cache(void **state) {
-    Log log = { 0 };
-    Shared s = { .cache = open_with(
-                     (CacheOptions){ .dir = *state, .log = count_line },
-                     &log) };
+    Log log = {0};
+    Shared s = {.cache = open_with(
+                    (CacheOptions){.dir = *state, .log = count_line}, &log)};
     pthread_t id[8];
     for (int i = 0; i < 8; i++)
         assert_int_equal(pthread_create(&id[i], NULL, thread, &s), 0);
@@ -289,14 +288,14 @@ static int clear_for_ever(void *dir) {
     Cache *c = open_at(dir, NULL);
     for (;;) {
         int64_t removed;
-        Err e = { 0 };
+        Err e = {0};
         CHILD(cache_clear(c, &removed, &e) == 0);
     }
     return 0;
 }
 
 static void clearing_under_use_costs_only_hits(void **state) {
-    Log log = { 0 };
+    Log log = {0};
     Cache *c = open_at(*state, &log);
     pid_t pid = spawn(clear_for_ever, *state);
     double end = now_ms() + 300;

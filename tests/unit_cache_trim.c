@@ -44,7 +44,7 @@ static void a_clock_set_back_costs_no_hit(void **state) {
 static void pruning_takes_the_least_recently_used(void **state) {
     Cache *c = open_at(*state, NULL);
     int64_t removed, each = block(c, *state);
-    Err e = { 0 };
+    Err e = {0};
     for (int n = 0; n < 10; n++) {
         put_number(c, n, BYTES);
         set_age(file_of(*state, n), (n * 7 % 10) * 60);
@@ -60,7 +60,7 @@ static void pruning_takes_the_least_recently_used(void **state) {
 static void pruning_takes_uses_ahead_of_the_clock_first(void **state) {
     Cache *c = open_at(*state, NULL);
     int64_t removed;
-    Err e = { 0 };
+    Err e = {0};
     int64_t each = block(c, *state);
     for (int n = 0; n < 3; n++)
         put_number(c, n, BYTES);
@@ -74,7 +74,7 @@ static void pruning_takes_uses_ahead_of_the_clock_first(void **state) {
 
 static void the_cap_holds_by_itself(void **state) {
     Cache *c = open_at(*state, NULL);
-    CacheOptions o = { .dir = *state, .max_bytes = 10 * block(c, *state) };
+    CacheOptions o = {.dir = *state, .max_bytes = 10 * block(c, *state)};
     cache_close(c);
     c = open_with(o, NULL);
     for (int n = 0; n < 40; n++) {
@@ -90,7 +90,7 @@ static void the_cap_holds_by_itself(void **state) {
 static void clearing_leaves_what_is_not_the_cache_s(void **state) {
     Cache *c = open_at(*state, NULL);
     int64_t removed;
-    Err e = { 0 };
+    Err e = {0};
     for (int n = 0; n < 5; n++)
         put_number(c, n, BYTES);
     char shard[300], path[5][400];
@@ -135,8 +135,8 @@ static void see(void *user, const CacheItem *item) {
 
 static void listing_names_the_bad_and_why(void **state) {
     Cache *c = open_at(*state, NULL);
-    Seen seen = { 0 };
-    Err e = { 0 };
+    Seen seen = {0};
+    Err e = {0};
     for (int n = 0; n < 5; n++)
         put_number(c, n, BYTES);
     int fd = open(file_of(*state, 3), O_RDWR);
@@ -164,11 +164,11 @@ static void opening_sweeps_what_dead_writers_left(void **state) {
         int age;
         bool stays;
     } left[] = {
-        { path_of("%s/0123456789abcdef.tmp", tmp), 2 * HOUR, false },
-        { path_of("%s/1123456789abcdef.tmp", tmp), -2 * HOUR, false },
-        { path_of("%s/2123456789abcdef.tmp", tmp), HOUR / 2, true },
-        { path_of("%s/3123456789abcdefg.tmp", tmp), 2 * HOUR, true },
-        { path_of("%s/thesis.tmp", tmp), 2 * HOUR, true },
+        {path_of("%s/0123456789abcdef.tmp", tmp), 2 * HOUR, false},
+        {path_of("%s/1123456789abcdef.tmp", tmp), -2 * HOUR, false},
+        {path_of("%s/2123456789abcdef.tmp", tmp), HOUR / 2, true},
+        {path_of("%s/3123456789abcdefg.tmp", tmp), 2 * HOUR, true},
+        {path_of("%s/thesis.tmp", tmp), 2 * HOUR, true},
     };
     for (int i = 0; i < 5; i++) {
         write_file(left[i].path, "half", 4);
@@ -189,7 +189,7 @@ static void ten_thousand_entries_are_pruned(void **state) {
     enum { N = 10000 };
     Cache *c = open_at(*state, NULL);
     int64_t removed;
-    Err e = { 0 };
+    Err e = {0};
     for (int n = 0; n < N; n++) {
         char shard[300];
         snprintf(shard, sizeof shard, "%s", file_of(*state, n));

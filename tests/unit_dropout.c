@@ -276,7 +276,8 @@ static void check_keys(Shown *s, int64_t from) {
     const attnc_args *a = &s->a;
     int64_t rows_k = a->batch * a->kv_heads * a->seqlen_k;
     const Dropout d = {
-        .seed = a->dropout_seed, .offset = (uint32_t)a->dropout_offset,
+        .seed = a->dropout_seed,
+        .offset = (uint32_t)a->dropout_offset,
         .threshold = dropout_threshold(a->dropout_p),
         .first = (uint32_t)(a->dropout_b0 * a->dropout_heads + a->dropout_h0),
         .heads = (uint32_t)a->dropout_heads};

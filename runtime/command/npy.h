@@ -6,6 +6,7 @@
 #include "gen.h"
 
 /* X(suffix, name, descr, bytes): the element types that are known. */
+/* clang-format off */
 #define NPY_LIST(X)                                                            \
     X(F16, "f16", "<f2", 2) X(F32, "f32", "<f4", 4) X(F64, "f64", "<f8", 8)    \
     X(I32, "i32", "<i4", 4) X(I64, "i64", "<i8", 8) X(BOOL, "bool", "|b1", 1)
@@ -15,6 +16,7 @@ enum npy_type {
 #undef X
     NPY_TYPES
 };
+/* clang-format on */
 
 enum { NPY_RANK = 8 };
 

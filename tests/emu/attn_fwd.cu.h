@@ -184,8 +184,7 @@ INLINE void store(const Args *a, float o[8][4], const float m[2],
                           pack_f16x2(o[j][2 * h] * inv, o[j][2 * h + 1] * inv),
                           inside); /* @store */
         }
-        st_global_b32(a->lse + at,
-                      float_bits((m[h] + lg2(sum)) * 0.69314718f),
+        st_global_b32(a->lse + at, float_bits((m[h] + lg2(sum)) * 0.69314718f),
                       inside && t == 0);
     }
 }

@@ -134,7 +134,9 @@ VECTOR(convert) {
     y[5] = float_bits(high_bf16(x[3]));
 }
 #if ARCH >= 800
-VECTOR(tf32) { y[0] = tf32_bits(bits_float(x[0])); }
+VECTOR(tf32) {
+    y[0] = tf32_bits(bits_float(x[0]));
+}
 #endif
 VECTOR(choose) {
     float p = bits_float(x[0]), q = bits_float(x[1]);
@@ -143,6 +145,12 @@ VECTOR(choose) {
     y[2] = float_bits(abs_f32(p));
     y[3] = float_bits(max_f32(p, NEG_INF));
 }
-VECTOR(exponential) { y[0] = float_bits(ex2(bits_float(x[0]))); }
-VECTOR(logarithm) { y[0] = float_bits(lg2(bits_float(x[0]))); }
-VECTOR(reciprocal) { y[0] = float_bits(rcp(bits_float(x[0]))); }
+VECTOR(exponential) {
+    y[0] = float_bits(ex2(bits_float(x[0])));
+}
+VECTOR(logarithm) {
+    y[0] = float_bits(lg2(bits_float(x[0])));
+}
+VECTOR(reciprocal) {
+    y[0] = float_bits(rcp(bits_float(x[0])));
+}

@@ -24,10 +24,7 @@ static i64 call(i64 n, i64 a, const void *b, i64 c) {
     register i64 x8 __asm__("x8") = n, x0 __asm__("x0") = a;
     register const void *x1 __asm__("x1") = b;
     register i64 x2 __asm__("x2") = c;
-    __asm__ volatile("svc 0"
-                     : "+r"(x0)
-                     : "r"(x8), "r"(x1), "r"(x2)
-                     : "memory");
+    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2) : "memory");
     return x0;
 }
 __asm__(".globl _start\n_start: mov x29, xzr\nbl run\n");
