@@ -3,6 +3,7 @@
  * the emulated device. Each launch takes another schedule, and its faults are
  * its error. Tensors are host memory. */
 #include <dlfcn.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -156,6 +157,26 @@ static int add_buffers(const Launch *n) {
     return rc;
 }
 
+/* Names for what the forward kernels keep in shared memory. Where two lie over
+ * each other, the tiles of keys come last and stay. */
+static int name_smem(const Launch *n, const Step *s) {
+    CudaSmem c;
+    char name[32];
+    int rc = 0;
+    cuda_smem(&n->plan->spec, &n->plan->device, &s->tile, &c);
+    for (int i = 0; i < c.k_stages + c.v_stages && !rc; i++) {
+        bool k = i < c.k_stages;
+        int stage = k ? i : i - c.k_stages;
+        int64_t bytes = k ? c.k_bytes : c.v_bytes;
+        snprintf(name, sizeof name, "%s tile %d", k ? "K" : "V", stage);
+        rc = emu_region(n->emu, (uint32_t)((k ? c.k : c.v) + stage * bytes),
+                        (uint32_t)bytes, name);
+    }
+    if (c.k_bytes && !rc && c.q < c.k)
+        rc = emu_region(n->emu, (uint32_t)c.q, (uint32_t)(c.k - c.q), "Q tile");
+    return rc;
+}
+
 /* ---- faults -------------------------------------------------------------- */
 
 static int report(const Launch *n, const EmuReport *r, Err *e) {
@@ -196,6 +217,8 @@ static int run_step(const Launch *n, const Step *s, void *entry,
                        role_name(s->role), INT32_MAX);
     for (int i = 0; i < s->nparam; i++)
         slots[i] = slot_value(n->plan, &s->param[i], n->args, &n->layout);
+    if (name_smem(n, s))
+        return err_set(e, ATTNC_E_MEMORY, "launch", NULL, "no memory");
     int rc = emu_launch(n->emu, config, (EmuEntry)(uintptr_t)entry, slots,
                         (EmuDim){(uint32_t)blocks, 1, 1},
                         (EmuDim){(uint32_t)s->threads, 1, 1},

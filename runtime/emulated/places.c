@@ -37,15 +37,31 @@ static void add_place(const EmuPlaces *p, uint32_t line, Str *out) {
         str_addf(out, "line %u", line);
 }
 
+/* The fault's own words, with places for the "line 12" in them. */
+static void add_text(const EmuPlaces *p, const char *text, Str *out) {
+    for (const char *at; (at = strstr(text, "line "));) {
+        char *end;
+        unsigned long line = strtoul(at + 5, &end, 10);
+        str_add(out, text, (size_t)(at - text));
+        if (end > at + 5)
+            add_place(p, (uint32_t)line, out);
+        else
+            str_addf(out, "line ");
+        text = end > at + 5 ? end : at + 5;
+    }
+    str_addf(out, "%s", text);
+}
+
 void emulated_fault(const EmuPlaces *p, const EmuFault *f, Str *out) {
     add_place(p, f->line, out);
     if (f->other) {
         str_addf(out, " and ");
         add_place(p, f->other, out);
     }
-    str_addf(out, ": %s: %s (block %u, warp %d, lane %d; %llu times)",
-             emu_fault_sentence(f->kind), f->text, f->block[0], f->warp,
-             f->lane, (unsigned long long)f->times);
+    str_addf(out, ": %s: ", emu_fault_sentence(f->kind));
+    add_text(p, f->text, out);
+    str_addf(out, " (block %u, warp %d, lane %d; %llu times)", f->block[0],
+             f->warp, f->lane, (unsigned long long)f->times);
 }
 
 /* ---- counts -------------------------------------------------------------- */
