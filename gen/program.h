@@ -210,12 +210,13 @@ int program_verdict(const Program *p, const ProgramTile *tile, Range *range);
 
 /* ---- program_affine.c -------------------------------------------------- */
 
-/* k_mul * k + q_mul * q + add + sum of mul[i] * value of node term[i] <= 0. */
+/* k_mul * k + q_mul * q + add + sum of mul[i] * value of node term[i] <= 0, if
+ * every such value lies in lo[i] .. hi[i]; else nothing is said. */
 enum { AFFINE_TERMS = 4, AFFINE_FACTS = 8, AFFINE_WAYS = 4 };
 typedef struct Affine {
     int64_t k_mul, q_mul, add;
     int nterm;
-    int32_t term[AFFINE_TERMS];
+    int32_t term[AFFINE_TERMS], lo[AFFINE_TERMS], hi[AFFINE_TERMS];
     int64_t mul[AFFINE_TERMS];
 } Affine;
 

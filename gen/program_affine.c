@@ -16,13 +16,16 @@ typedef struct Finder {
 
 /* ---- linear forms ------------------------------------------------------ */
 
-static bool add_term(Affine *f, int node, int64_t mul) {
+/* The term's range is what makes the sums around it stay in int32. */
+static bool add_term(const Finder *x, Affine *f, int node, int64_t mul) {
     int i = 0;
     while (i < f->nterm && f->term[i] != node)
         i++;
     if (i == AFFINE_TERMS)
         return false;
     f->term[i] = node;
+    f->lo[i] = (int32_t)x->range[node].lo;
+    f->hi[i] = (int32_t)x->range[node].hi;
     f->mul[i] = i < f->nterm ? f->mul[i] + mul : mul;
     f->nterm += i == f->nterm;
     return llabs(f->mul[i]) < MOST_FACTOR;
@@ -39,7 +42,7 @@ static bool add_linear(const Finder *x, int node, int64_t mul, Affine *f) {
         return true;
     }
     if (!(n->deps & (DEP_Q | DEP_K)))
-        return add_term(f, node, mul);
+        return add_term(x, f, node, mul);
     if (n->op == OP_OPERAND) {
         *(n->i == OPERAND_q ? &f->q_mul : &f->k_mul) += mul;
         return true;
@@ -167,8 +170,21 @@ static void add_condition(const Finder *x, int node, bool opposite, int ors,
     }
 }
 
+/* Numbers read are taken to be as near as positions; who evaluates a fact
+ * checks it by the ranges of its terms. */
+static bool read_near(void *user, int tensor, int rank, const Range *index,
+                      Range *out) {
+    const Program *p = user;
+    (void)rank;
+    (void)index;
+    *out = (Range){-PROGRAM_FAR, PROGRAM_FAR, false, false};
+    return p->tensor[tensor].dtype == ARRAY_I32;
+}
+
 bool program_bounds(const Program *p, ProgramBounds *out) {
     ProgramTile all = program_everywhere();
+    all.read = read_near;
+    all.user = (void *)p;
     Range *known = malloc((size_t)p->count * sizeof *known);
     *out = (ProgramBounds){.nway = 1, .exact = true};
     if (!known)
@@ -185,6 +201,15 @@ bool program_bounds(const Program *p, ProgramBounds *out) {
 static int64_t floor_div(int64_t a, int64_t b) {
     int64_t q = a / b;
     return q - (a % b != 0 && (a < 0) != (b < 0));
+}
+
+/* Are the terms what the fact was made for? */
+static bool applies(const Affine *f, const double *value) {
+    for (int i = 0; i < f->nterm; i++) {
+        if (value[f->term[i]] < f->lo[i] || value[f->term[i]] > f->hi[i])
+            return false;
+    }
+    return true;
 }
 
 /* The fact without k, at the query where it is least, or most. */
@@ -210,12 +235,17 @@ static void cut(int64_t k_mul, int64_t rest, int64_t *lo, int64_t *hi) {
     }
 }
 
+/* A fact that does not apply says nothing: no key is cut off for that, and of
+ * none is it known that every query sees it. */
 static void cut_way(const ProgramBounds *x, int way, const double *value,
                     int64_t q0, int64_t q1, bool every, int64_t *lo,
                     int64_t *hi) {
     for (int i = 0; i < x->nfact[way]; i++) {
         const Affine *f = &x->fact[way][i];
-        cut(f->k_mul, rest_of(f, value, q0, q1, every), lo, hi);
+        if (applies(f, value))
+            cut(f->k_mul, rest_of(f, value, q0, q1, every), lo, hi);
+        else if (every)
+            *hi = *lo;
     }
 }
 

@@ -100,7 +100,7 @@ static bool in_lanes(const Printer *x, const Node *n) {
     return n->deps & x->c->lanes;
 }
 
-static void print_value(const Printer *x, int i, bool lanes);
+static void print_value(const Printer *x, int i, bool lanes, bool bare);
 
 static void print_constant(const Node *n, Str *out) {
     if (n->type != TYPE_FLOAT) {
@@ -129,16 +129,21 @@ static void print_read(const Printer *x, const Node *n) {
              in_lanes(x, n) ? "_lanes" : "", t->rank, t->name);
     for (int a = 0; a < n->nargs; a++) {
         str_addf(x->out, ", ");
-        print_value(x, n->arg[a], in_lanes(x, n));
+        print_value(x, n->arg[a], in_lanes(x, n), true);
     }
     str_addf(x->out, ")");
 }
 
+/* Patterns that begin so are calls; "(float)$0" binds as tightly. */
+static bool calls(const char *pattern) {
+    return pattern[0] >= 'a' && pattern[0] <= 'z';
+}
+
 static void print_pattern(const Printer *x, const Node *n,
-                          const char *pattern) {
+                          const char *pattern, bool call) {
     for (const char *s = pattern; *s; s++) {
         if (*s == '$')
-            print_value(x, n->arg[*++s - '0'], in_lanes(x, n));
+            print_value(x, n->arg[*++s - '0'], in_lanes(x, n), call);
         else
             str_add(x->out, s, 1);
     }
@@ -149,9 +154,10 @@ static void print_op(const Printer *x, const Node *n) {
     bool lanes = in_lanes(x, n);
     if (s->wraps && x->range[n - x->p->node].wraps) {
         str_addf(x->out, "%s%s", s->wraps, lanes ? "_lanes" : "");
-        print_pattern(x, n, n->nargs > 1 ? "($0, $1)" : "($0)");
+        print_pattern(x, n, n->nargs > 1 ? "($0, $1)" : "($0)", true);
     } else {
-        print_pattern(x, n, lanes ? s->lanes : s->scalar);
+        const char *pattern = lanes ? s->lanes : s->scalar;
+        print_pattern(x, n, pattern, calls(pattern));
     }
 }
 
@@ -172,14 +178,14 @@ static bool is_call(const Printer *x, const Node *n) {
     const Spelling *s = spelling_of(x->p, n);
     const char *text = in_lanes(x, n) ? s->lanes : s->scalar;
     return (s->wraps && x->range[n - x->p->node].wraps) ||
-           (text[0] >= 'a' && text[0] <= 'z');
+           calls(text) || text[0] == '(';
 }
 
-/* A node inside another, as a vector if `lanes`. */
-static void print_value(const Printer *x, int i, bool lanes) {
+/* A node inside another, as a vector if `lanes`; bare: an argument. */
+static void print_value(const Printer *x, int i, bool lanes, bool bare) {
     const Node *n = &x->p->node[i];
     bool widen = lanes && !in_lanes(x, n);
-    bool enclosed = !widen && x->name[i] <= 0 && !is_call(x, n);
+    bool enclosed = !widen && !bare && x->name[i] <= 0 && !is_call(x, n);
     static const char *const splat[] = {"splat_bool(", "splat_i32(",
                                         "splat_f32("};
     str_addf(x->out, "%s", widen ? splat[n->type] : enclosed ? "(" : "");

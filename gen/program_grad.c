@@ -6,10 +6,13 @@
 
 #include "program_internal.h"
 
+/* A gradient counts only where its condition holds (-1: always): the way
+ * through a choice not taken may hold inf or NaN, which no 0 would undo. */
 typedef struct Backward {
     Program *p;
-    int32_t *grad; /* of each node of the program: a node, or -1 */
-    bool *active;  /* does a gradient asked for pass here? */
+    int32_t *grad;  /* of each node of the program: a node, or -1 */
+    int32_t *where; /* its condition */
+    bool *active;   /* does a gradient asked for pass here? */
 } Backward;
 
 /* ---- what takes part --------------------------------------------------- */
@@ -32,41 +35,44 @@ static int make(const Backward *x, int op, int a, int b) {
     return node_make(x->p, op, a, b, 0);
 }
 
-/* v where the condition holds (or does not), else 0. */
-static int where(const Backward *x, int condition, bool holds, int v) {
-    int zero = node_float(x->p, 0);
-    return node_make(x->p, OP_SELECT, condition, holds ? v : zero,
-                     holds ? zero : v);
+/* v where the condition holds, else 0. */
+static int guarded(const Backward *x, int v, int where) {
+    return where < 0 ? v : node_make(x->p, OP_SELECT, where, v,
+                                     node_float(x->p, 0));
 }
 
-/* Adds v to the gradient of node a. */
-static void add_to(const Backward *x, int a, int v) {
-    if (x->active[a])
-        x->grad[a] = x->grad[a] < 0 ? v : make(x, OP_ADD, x->grad[a], v);
-}
-
-/* The gradient g of a choice goes to the argument taken. */
-static void back_choice(const Backward *x, int condition, int yes, int no,
-                        int g) {
-    if (x->active[yes])
-        add_to(x, yes, where(x, condition, true, g));
-    if (x->active[no])
-        add_to(x, no, where(x, condition, false, g));
-}
-
-static void back_quotient(const Backward *x, const Node *n, int i, int g) {
-    int part = make(x, OP_DIV, g, n->arg[1]);
-    add_to(x, n->arg[0], part);
-    if (x->active[n->arg[1]])
-        add_to(x, n->arg[1],
-               make(x, OP_NEG, make(x, OP_MUL, part, i), 0));
-}
-
-static void back_product(const Backward *x, const Node *n, int g) {
-    for (int a = 0; a < 2; a++) {
-        if (x->active[n->arg[a]])
-            add_to(x, n->arg[a], make(x, OP_MUL, g, n->arg[1 - a]));
+/* Adds v, where the condition holds, to the gradient of node a. */
+static void add_where(const Backward *x, int a, int v, int where) {
+    int other = x->grad[a], there = x->where[a];
+    if (!x->active[a])
+        return;
+    if (other < 0) {
+        x->grad[a] = v;
+        x->where[a] = where;
+    } else if (where == there) {
+        x->grad[a] = make(x, OP_ADD, other, v);
+    } else if (where >= 0 && make(x, OP_NOT, where, 0) == there) {
+        x->grad[a] = node_make(x->p, OP_SELECT, there, other, v);
+        x->where[a] = -1;
+    } else {
+        x->grad[a] = make(x, OP_ADD, guarded(x, other, there),
+                          guarded(x, v, where));
+        x->where[a] = where < 0 || there < 0 ? -1 : make(x, OP_OR, there,
+                                                         where);
     }
+}
+
+/* The gradient g of choice i goes to the argument taken. */
+static void back_choice(const Backward *x, int i, int condition, int yes,
+                        int no, int g) {
+    int where = x->where[i];
+    int refused = make(x, OP_NOT, condition, 0);
+    if (x->active[yes])
+        add_where(x, yes, g,
+                  where < 0 ? condition : make(x, OP_AND, where, condition));
+    if (x->active[no])
+        add_where(x, no, g,
+                  where < 0 ? refused : make(x, OP_AND, where, refused));
 }
 
 /* 1 - tanh^2 */
@@ -74,35 +80,44 @@ static int tanh_slope(const Backward *x, int i) {
     return make(x, OP_SUB, node_float(x->p, 1), make(x, OP_MUL, i, i));
 }
 
+/* d i / d argument `which` times g: of the ops that are no choice. */
+static int slope(const Backward *x, int i, int which, int g) {
+    const Node n = x->p->node[i];
+    const int a = n.arg[0], b = n.arg[1];
+    switch (n.op) {
+    case OP_SUB: return which ? make(x, OP_NEG, g, 0) : g;
+    case OP_NEG: return make(x, OP_NEG, g, 0);
+    case OP_MUL: return make(x, OP_MUL, g, which ? a : b);
+    case OP_DIV:
+        g = make(x, OP_DIV, g, b);
+        return which ? make(x, OP_NEG, make(x, OP_MUL, g, i), 0) : g;
+    case OP_ABS:
+        return node_make(x->p, OP_SELECT,
+                         make(x, OP_LT, a, node_float(x->p, 0)),
+                         make(x, OP_NEG, g, 0), g);
+    case OP_EXP: return make(x, OP_MUL, g, i);
+    case OP_LOG: return make(x, OP_DIV, g, a);
+    case OP_TANH: return make(x, OP_MUL, g, tanh_slope(x, i));
+    default: return g; /* OP_ADD */
+    }
+}
+
 /* Passes g, the gradient of node i, on to its arguments. */
 static void back(const Backward *x, int i, int g) {
     const Node n = x->p->node[i]; /* a copy: new nodes may move the array */
     const int a = n.arg[0], b = n.arg[1];
-    switch (n.op) {
-    case OP_ADD:
-        add_to(x, a, g);
-        add_to(x, b, g);
-        break;
-    case OP_SUB:
-        add_to(x, a, g);
-        if (x->active[b])
-            add_to(x, b, make(x, OP_NEG, g, 0));
-        break;
-    case OP_MUL: back_product(x, &n, g); break;
-    case OP_DIV: back_quotient(x, &n, i, g); break;
-    case OP_NEG: add_to(x, a, make(x, OP_NEG, g, 0)); break;
-    case OP_MIN: back_choice(x, make(x, OP_LT, a, b), a, b, g); break;
-    case OP_MAX: back_choice(x, make(x, OP_LT, b, a), a, b, g); break;
-    case OP_ABS:
-        add_to(x, a, node_make(x->p, OP_SELECT,
-                               make(x, OP_LT, a, node_float(x->p, 0)),
-                               make(x, OP_NEG, g, 0), g));
-        break;
-    case OP_EXP: add_to(x, a, make(x, OP_MUL, g, i)); break;
-    case OP_LOG: add_to(x, a, make(x, OP_DIV, g, a)); break;
-    case OP_TANH: add_to(x, a, make(x, OP_MUL, g, tanh_slope(x, i))); break;
-    case OP_SELECT: back_choice(x, a, b, n.arg[2], g); break;
-    default: break; /* s, a read */
+    if (n.op == OP_SELECT) {
+        back_choice(x, i, a, b, n.arg[2], g);
+    } else if (n.op == OP_MIN) {
+        back_choice(x, i, make(x, OP_LT, a, b), a, b, g);
+    } else if (n.op == OP_MAX) {
+        back_choice(x, i, make(x, OP_LT, b, a), a, b, g);
+    } else if (n.op != OP_READ) {
+        for (int which = 0; which < n.nargs; which++) {
+            if (x->active[n.arg[which]])
+                add_where(x, n.arg[which], slope(x, i, which, g),
+                          x->where[i]);
+        }
     }
 }
 
@@ -164,13 +179,13 @@ static int check_wanted(const Program *p, unsigned wanted, Err *e) {
 
 static int collect(const Backward *x, int last, ProgramGrad *g, Err *e) {
     for (int i = 0; i <= last && !e->code; i++) {
-        const Node *n = &x->p->node[i];
+        const Node n = x->p->node[i];
         if (x->grad[i] < 0)
             continue;
-        if (n->op == OP_READ)
-            add_read(g, i, x->grad[i], e);
-        else if (n->op == OP_OPERAND && n->i == OPERAND_s)
-            g->ds = x->grad[i];
+        if (n.op == OP_READ)
+            add_read(g, i, guarded(x, x->grad[i], x->where[i]), e);
+        else if (n.op == OP_OPERAND && n.i == OPERAND_s)
+            g->ds = guarded(x, x->grad[i], x->where[i]);
     }
     g->p.root = g->ds >= 0 ? g->ds : node_float(&g->p, 0);
     return e->code;
@@ -181,8 +196,9 @@ int program_grad(const Program *p, unsigned wanted, ProgramGrad *g, Err *e) {
     *g = (ProgramGrad){.ds = -1};
     if (check_wanted(p, wanted, e))
         return e->code;
-    Backward x = {&g->p, malloc((size_t)n * sizeof *x.grad),
+    Backward x = {&g->p, malloc((size_t)n * 2 * sizeof *x.grad), NULL,
                   calloc((size_t)n, sizeof *x.active)};
+    x.where = x.grad + n;
     if (!x.grad || !x.active || !program_copy(p, &g->p)) {
         free(x.grad);
         free(x.active);
@@ -190,7 +206,7 @@ int program_grad(const Program *p, unsigned wanted, ProgramGrad *g, Err *e) {
     }
     g->p.kind = PROGRAM_GRADIENT;
     g->p.most = 16 * PROGRAM_NODES;
-    memset(x.grad, -1, (size_t)n * sizeof *x.grad);
+    memset(x.grad, -1, (size_t)n * 2 * sizeof *x.grad);
     find_active(&x, last, wanted);
     if (x.active[last])
         x.grad[last] = node_operand(&g->p, OPERAND_dout);

@@ -272,7 +272,7 @@ static int parse_binary(Parser *x, int precedence) {
         int b = parse_binary(x, program_ops[op].precedence + 1);
         if (b < 0)
             return -1;
-        a = turned ? parse_apply(x, at, op, b, a) : parse_apply(x, at, op, a, b);
+        a = parse_apply(x, at, op, turned ? b : a, turned ? a : b);
     }
     return a;
 }
