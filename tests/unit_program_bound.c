@@ -269,7 +269,7 @@ static void masks_people_write_are_decided_sharply(void **state) {
     expect_sharp("doc[b, q] == doc[b, k]", 1, 9);
     expect_sharp("float(k) <= 0.5 * q", 2, 4);
     expect_sharp("select(k < 8, true, k <= q)", 9, 2);
-    expect_sharp("(q - 3) * (q - 3) < 26 && k >= 0", 8, 0);
+    expect_sharp("(q - 3) * (q - 3) < 26 && k >= 0", 8, 4);
     expect_sharp("true", 16, 0);
     expect_sharp("q < 0", 0, 0);
 }
