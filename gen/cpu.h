@@ -92,6 +92,8 @@ int cpu_split(const attnc_spec *s, const attnc_shape *h, const Device *d);
 
 /* Roles of a backward whose main tile is *t, in order; returns how many. */
 int plan_bwd_roles(const attnc_spec *s, const Tile *t, int role[PLAN_STEPS]);
+/* Is it the main family of a backward on a CPU? */
+bool plan_bwd_cpu(const attnc_spec *s, int family);
 /* Does it compute P and dS from Q, K, V and dO? */
 bool plan_bwd_is_main(int role);
 /* The step's grid. */

@@ -359,10 +359,6 @@ static int families_of(const Plan *p, const Pins *pins, int out[3], Err *e) {
         return err_set(e, ERR_REQUEST, "plan", "target",
                        "%s has no built-in kernel; nearest: cpu",
                        p->device.arch);
-    if (bwd)
-        return err_set(e, ERR_REQUEST, "plan", "pass",
-                       "bwd needs a compiler, for there is no built-in kernel "
-                       "of it; nearest: fwd");
     out[0] = TILE_builtin;
     out[1] = -1;
     return 0;
@@ -389,7 +385,10 @@ static int choose_backward(const Choice *c, Err *e) {
     Step main = {0}, rows = {0};
     int role[PLAN_STEPS];
     int code = choose_tile(c, &main, c->families[0], 0, true, e);
-    code = code ? code : choose_tile(c, &rows, c->families[1], 0, true, e);
+    if (!code && c->families[1] >= 0)
+        code = choose_tile(c, &rows, c->families[1], 0, true, e);
+    else
+        rows = main;
     if (code)
         return code;
     p->nstep = plan_bwd_roles(&p->spec, &main.tile, role);
@@ -409,8 +408,8 @@ static int choose_steps(Plan *p, const Pins *pins, Err *e) {
     if (code)
         return code;
     read_table(pins->table, families, &c.table, p);
-    code = families[0] == TILE_cpu_bwd ? choose_backward(&c, e)
-                                       : choose_forward(&c, e);
+    code = plan_bwd_cpu(&p->spec, families[0]) ? choose_backward(&c, e)
+                                               : choose_forward(&c, e);
     return code ? code : check_used(p, &c.pin, e);
 }
 

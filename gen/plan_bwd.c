@@ -12,6 +12,13 @@
 
 int plan_bwd_roles(const attnc_spec *s, const Tile *t, int role[PLAN_STEPS]) {
     int n = 0;
+    if (t->family == TILE_builtin) { /* which recomputes delta */
+        role[n++] = ROLE_bwd_dkdv;
+        role[n++] = ROLE_bwd_dq;
+        if (s->sink)
+            role[n++] = ROLE_dsink;
+        return n;
+    }
     role[n++] = ROLE_delta;
     if (t->v[T_cpu_bwd_parts]) {
         role[n++] = ROLE_bwd;
@@ -23,6 +30,11 @@ int plan_bwd_roles(const attnc_spec *s, const Tile *t, int role[PLAN_STEPS]) {
     if (s->sink)
         role[n++] = ROLE_dsink;
     return n;
+}
+
+bool plan_bwd_cpu(const attnc_spec *s, int family) {
+    return family == TILE_cpu_bwd ||
+           (family == TILE_builtin && s->pass == ATTNC_PASS_BWD);
 }
 
 bool plan_bwd_is_main(int role) {
@@ -45,15 +57,18 @@ static Extent extent(int dim, int64_t div) {
 
 Extent plan_bwd_grid(const Step *s) {
     const int32_t *v = s->tile.v;
+    bool builtin = s->tile.family == TILE_builtin;
+    int chunk_k = builtin ? BUILTIN_KEYS : v[T_cpu_bwd_chunk_k];
+    int heads = builtin ? 1 : v[T_cpu_rows_rows];
     switch (s->role) {
     case ROLE_bwd:
         return extent(DIM_PARTS, MOST_PARTS / v[T_cpu_bwd_parts]);
     case ROLE_bwd_dkdv:
-        return extent(DIM_SEQLEN_K, v[T_cpu_bwd_chunk_k]);
+        return extent(DIM_SEQLEN_K, chunk_k);
     case ROLE_bwd_dq:
         return extent(DIM_ROWS, v[T_cpu_bwd_block_q]);
     case ROLE_dsink:
-        return (Extent){{{DIM_HEADS, v[T_cpu_rows_rows]}, {DIM_ONE, 1}}};
+        return (Extent){{{DIM_HEADS, heads}, {DIM_ONE, 1}}};
     default:
         return extent(DIM_ROWS, v[T_cpu_rows_rows]);
     }

@@ -165,7 +165,8 @@ static int split_of(const Tile *t) {
 /* Items of fwd_split count splits fastest, then blocks of rows. */
 static Extent grid_of(const Step *s) {
     int rows = s->tile.v[0], family = s->tile.family;
-    if (family == TILE_cpu_bwd || family == TILE_cpu_rows)
+    if (family == TILE_cpu_bwd || family == TILE_cpu_rows ||
+        (family == TILE_builtin && s->role != ROLE_fwd))
         return plan_bwd_grid(s);
     if (s->role == ROLE_fwd_split)
         return extent4(DIM_ROWS, rows, DIM_SEQLEN_K, split_of(&s->tile));

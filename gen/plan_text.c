@@ -181,7 +181,8 @@ static bool merges(int a, int b) {
 
 /* The steps that its main tile asks for, which all of them share. */
 static bool is_backward(const Plan *p) {
-    const Step *main = plan_bwd_main(p);
+    bool builtin = p->step[0].tile.family == TILE_builtin;
+    const Step *main = builtin ? &p->step[0] : plan_bwd_main(p);
     int role[PLAN_STEPS];
     if (!main || p->nstep != plan_bwd_roles(&p->spec, &main->tile, role))
         return false;
@@ -192,7 +193,7 @@ static bool is_backward(const Plan *p) {
             memcmp(p->step[i].tile.v, t->v, sizeof t->v))
             return false;
     }
-    return rows->family == TILE_cpu_rows;
+    return builtin || rows->family == TILE_cpu_rows;
 }
 
 /* The steps a plan can have, and a legal tile of the right family in each. */

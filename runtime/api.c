@@ -151,11 +151,23 @@ static int check_compiler(Run *r) {
     return 0;
 }
 
+/* The precompiled kernels, one for each step. */
+static void take_builtin(const Plan *p, Kernel *k) {
+    static void (*const entries[ROLE_COUNT])(const uint64_t *, char *,
+                                             int64_t) = {
+        [ROLE_fwd] = builtin_fwd,
+        [ROLE_bwd_dkdv] = builtin_bwd_dkdv,
+        [ROLE_bwd_dq] = builtin_bwd_dq,
+        [ROLE_dsink] = builtin_dsink,
+    };
+    *k = (Kernel){.backend = &backend_cpu, .compiler = "builtin"};
+    for (int i = 0; i < p->nstep; i++)
+        k->entry[i] = (void *)entries[p->step[i].role];
+}
+
 static int module_make(Run *r, Module *m) {
     if (r->plan->plan.step[0].tile.family == TILE_builtin) {
-        m->kernel = (Kernel){.backend = &backend_cpu,
-                             .entry = {(void *)builtin_fwd},
-                             .compiler = "builtin"};
+        take_builtin(&r->plan->plan, &m->kernel);
         r->out.from = ORIGIN_MISS;
         return 0;
     }

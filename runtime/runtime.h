@@ -340,6 +340,10 @@ int args_check_sizes(const attnc_args *a, Err *e);
  * read at run time through PARAM_spec; the rest of its slots are those of the
  * plan's step, in order of param.def. */
 void builtin_fwd(const uint64_t *args, char *scratch, int64_t item);
+/* builtin_bwd.c: the steps of the backward. */
+void builtin_bwd_dkdv(const uint64_t *args, char *scratch, int64_t item);
+void builtin_bwd_dq(const uint64_t *args, char *scratch, int64_t item);
+void builtin_dsink(const uint64_t *args, char *scratch, int64_t item);
 
 /* ---- templates.c ------------------------------------------------------- */
 

@@ -86,7 +86,7 @@ static void any_mix_of_features_agrees_with_f64(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        ON_COMPILED(any_mix_of_features_agrees_with_f64),
+        ON_BOTH(any_mix_of_features_agrees_with_f64),
     };
     random_start();
     return cmocka_run_group_tests(tests, NULL, NULL);
