@@ -20,6 +20,7 @@
     X(ALIBI, 2)                                                                \
     X(SINK, 2)                                                                 \
     X(TILE, 4)                                                                 \
+    X(PEEL, 2)                                                                 \
     X(PROMISE, 3)                                                              \
     X(HINT, 3)
 enum factor {
@@ -204,7 +205,7 @@ static attnc_shape shape_drawn(const Draw *d, const Case *c) {
 }
 
 /* Any tile that may be legal; what is not gives way to the model's. */
-static const char *tile_drawn(const Draw *d, char tile[160]) {
+static void tile_drawn(const Draw *d, char tile[160]) {
     bool old = d->level[TARGET] == OLD;
     int dtype = dtypes[d->level[DTYPE]].dtype, stages = 1 + d->level[TILE];
     bool fma = (dtype == ATTNC_F32 && d->level[DTYPE] != TF32) ||
@@ -212,16 +213,16 @@ static const char *tile_drawn(const Draw *d, char tile[160]) {
     int warps = (int)PICK(1, 2, 4);
     int rows = fma ? (int)PICK(8, 16) : (int)PICK(16, 16, 32);
     int keys = fma ? (int)PICK(8, 16, 32) : (int)PICK(16, 32, 48, 64);
+    int n = snprintf(tile, 160, "peel=%d", d->level[PEEL]);
     if (d->level[TILE] == OWN_TILE)
-        return NULL;
-    int n = snprintf(tile, 160,
-                     "block_q=%d,block_k=%d,warps=%d,rows=%d,stages=%d,"
-                     "blocks=1",
-                     rows * warps, keys, warps, rows, old ? 2 : stages);
+        return;
+    n += snprintf(tile + n, 160 - (size_t)n,
+                  ",block_q=%d,block_k=%d,warps=%d,rows=%d,stages=%d,"
+                  "blocks=1",
+                  rows * warps, keys, warps, rows, old ? 2 : stages);
     if (!fma)
         snprintf(tile + n, 160 - (size_t)n, ",q_regs=%d",
                  (int)random_int(0, 1));
-    return tile;
 }
 
 /* ---- running ----------------------------------------------------------- */
@@ -229,11 +230,24 @@ static const char *tile_drawn(const Draw *d, char tile[160]) {
 static int current = -1; /* the case under way */
 static int steps_seen[2];
 
+/* Tiles are swizzled so that ldmatrix never meets a bank twice. */
+static void check_ldmatrix(const Case *c, const EmuReport *r) {
+    for (uint32_t line = 0; line < r->lines; line++) {
+        const EmuCount *n = &r->count[line][EMU_COUNT_LDMATRIX];
+        if (n->waves == n->ideal)
+            continue;
+        case_print(c);
+        fail_msg("ldmatrix takes %llu cycles, %llu would do",
+                 (unsigned long long)n->waves, (unsigned long long)n->ideal);
+    }
+}
+
 static void run_once(const Case *c, attnc_plan *plan, int mode) {
     EmuReport reports[PLAN_STEPS] = {{.nfault = 0}};
     EmuConfig config = {.seed = random_bits(),
                         .async_mode = mode,
                         .race = true,
+                        .count = mode == EMU_LATE,
                         .resident = (int)random_int(1, 3)};
     Data d;
     Err e = {0};
@@ -245,8 +259,10 @@ static void run_once(const Case *c, attnc_plan *plan, int mode) {
     }
     check_results(c, &d);
     check_kept(c, &d);
-    for (int i = 0; i < plan->plan.nstep; i++)
+    for (int i = 0; i < plan->plan.nstep; i++) {
+        check_ldmatrix(c, &reports[i]);
         emu_report_free(&reports[i]);
+    }
     data_free(&d);
 }
 
@@ -257,7 +273,8 @@ static void run_draw(const Draw *d, int number) {
     current = number;
     Case c = case_drawn(d);
     attnc_shape h = shape_drawn(d, &c);
-    attnc_plan *plan = prepare(&c, d->level[TARGET], tile_drawn(d, tile), &h);
+    tile_drawn(d, tile);
+    attnc_plan *plan = prepare(&c, d->level[TARGET], tile, &h);
     steps_seen[plan->plan.nstep > 1]++;
     for (int mode = EMU_LATE; mode <= EMU_RANDOM; mode++)
         run_once(&c, plan, mode);
