@@ -350,9 +350,6 @@ static int families_of(const Plan *p, const Pins *pins, int out[3], Err *e) {
                    : cuda_family(&p->spec, &p->device);
     out[1] = bwd ? TILE_cpu_rows : cpu ? TILE_cpu_combine : TILE_cuda_combine;
     out[2] = -1;
-    if (!cpu && p->spec.dropout)
-        return err_set(e, ERR_REQUEST, "plan", "dropout",
-                       "1 is not there for %s; nearest: 0", p->device.arch);
     if (!pins->builtin)
         return 0;
     if (!cpu)

@@ -19,6 +19,7 @@
     X(SOFTCAP, 2)                                                              \
     X(ALIBI, 2)                                                                \
     X(SINK, 2)                                                                 \
+    X(DROPOUT, 2)                                                              \
     X(TILE, 4)                                                                 \
     X(PEEL, 2)                                                                 \
     X(PROMISE, 3)                                                              \
@@ -175,6 +176,7 @@ static Case case_drawn(const Draw *d) {
     s->softcap = l[SOFTCAP];
     s->alibi = l[ALIBI];
     s->sink = l[SINK];
+    s->dropout = l[DROPOUT];
     s->batch_invariant = l[HINT] == SPLIT;
     mask_numbers(&c);
     sizes(&c, d);
