@@ -68,6 +68,11 @@ function stage(name, ...)
     return include("cpu/stage/" .. name .. ".c.in", ...)
 end
 
+-- Several stages without arguments, their names in one text.
+function stages(names)
+    for name in names:gmatch("%S+") do stage(name) end
+end
+
 -- `text` n times, joined; in the i-th, from 0, # stands for i and @ for
 -- base + i: each(2, "p# = x[@]", ", ", 6) is "p0 = x[6], p1 = x[7]".
 function each(n, text, separator, base)
