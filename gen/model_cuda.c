@@ -7,8 +7,8 @@
 
 /* ---- constants ---------------------------------------------------------- */
 
-/* Taken from published kernels until fitted on chips: gpu-kernels in
- * docs/io-model.md lists which figure explains which measurement. */
+/* So that published speeds of mma.sync kernels come out, until fitted on chips:
+ * docs/io-model.md, "Where the constants come from". */
 static const double ISSUE_RATE = 4;     /* warp instructions per cycle, SM */
 static const double MATRIX_SHARE = 0.9; /* of the peak, in long runs of mma */
 static const double SMEM_SHARE = 0.85;  /* of its width, reads and copies */
