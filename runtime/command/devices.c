@@ -136,7 +136,8 @@ static void tell(const Found *f, Str *out) {
         say_row(device_at(i), out);
     str_addf(out,
              "  f32, f16: TFLOP/s, dense. --json has all figures and where "
-             "each comes from.\n");
+             "each comes from.\n  emu:NAME runs a GPU's kernels on this CPU "
+             "and checks every access.\n");
     say_cuda(f, out);
     str_addf(out, "\ncompilers\n");
     for (int i = 0; i < f->ncompiler; i++)
