@@ -110,8 +110,8 @@ static double flops(const Run *r) {
     return each * problem_pairs(&r->problem);
 }
 
-/* A forward for the backward alone; a warm launch, counted if asked for; then
- * the timed ones. */
+/* A forward for the backward alone, or for one that is counted; a warm launch,
+ * counted if asked for; then the timed ones. */
 static int launch(const Options *o, Run *r, Err *e) {
     double ms = 0;
     r->runs = 1;
@@ -121,7 +121,7 @@ static int launch(const Options *o, Run *r, Err *e) {
     r->ms = calloc((size_t)r->runs, sizeof *r->ms);
     if (!r->ms)
         return err_set(e, ERR_MEMORY, "command", NULL, "out of memory");
-    if (r->first && !r->problem.both)
+    if (r->first && (!r->problem.both || o->given[OPT_emu_report].text))
         rc = launch_timed(r, r->first, &ms, e);
     for (int64_t i = -1; i < r->runs && !rc; i++) {
         bool counted = i < 0 && o->given[OPT_emu_report].text;
