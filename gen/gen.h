@@ -252,6 +252,9 @@ void str_free(Str *s);
  * text becomes "stage: field: ..." (or "stage: ..."), one whole line. */
 int err_set(Err *e, int code, const char *stage, const char *field,
             const char *fmt, ...) __attribute__((format(printf, 5, 6)));
+#ifdef __clang_analyzer__ /* knows then that what comes back is no success */
+#define err_set(e, code, ...) (err_set(e, code, __VA_ARGS__), (code))
+#endif
 
 /* Copies an open struct (first member struct_size) over *to, which holds the
  * defaults: an older, shorter one leaves the rest alone; a longer one must be

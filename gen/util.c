@@ -90,8 +90,9 @@ void str_free(Str *s) {
 
 /* ---- errors ------------------------------------------------------------ */
 
-int err_set(Err *e, int code, const char *stage, const char *field,
-            const char *fmt, ...) {
+/* In brackets: gen.h has a macro of the name, for the analyzer. */
+int(err_set)(Err *e, int code, const char *stage, const char *field,
+             const char *fmt, ...) {
     if (e->code)
         return code;
     e->code = code;

@@ -110,10 +110,9 @@ static void option_help(const Option *t, Str *out) {
     char left[48];
     Field f = {.want = t->id};
     bool maybe = t->kind == MAYBE;
-    snprintf(left, sizeof left, "--%s%s%s%s", t->flag,
-             t->argument[0] ? " " : "", maybe ? "[" : "", t->argument);
-    if (maybe)
-        strcat(left, "]");
+    snprintf(left, sizeof left, "--%s%s%s%s%s", t->flag,
+             t->argument[0] ? " " : "", maybe ? "[" : "", t->argument,
+             maybe ? "]" : "");
     if (t->kind == FIELD)
         spec_fields(find_field, &f);
     entry(out, left, t->kind == FIELD ? f.text : t->doc);

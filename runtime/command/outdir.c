@@ -29,7 +29,7 @@ int outdir_check(const char *dir, Err *e) {
 
 int outfile_open(const char *dir, const char *name, OutFile *f, Err *e) {
     size_t len = strlen(dir) + strlen(name) + 16;
-    *f = (OutFile){.path = malloc(len), .temp = malloc(len), .fd = -1};
+    *f = (OutFile){.path = malloc(len), .temp = calloc(1, len), .fd = -1};
     if (!f->path || !f->temp) {
         outfile_drop(f);
         return err_set(e, ERR_MEMORY, "command", NULL, "out of memory");
