@@ -15,6 +15,7 @@
  *   pos    query position of each row, i32 [block_q]
  *   slope  ALiBi slope of each row, f32 [block_q]
  *   s      scores and weights, f32 [block_k + keys][micro]
+ *          (vecs=0: rows of whole vectors, nothing transposed, micro 1)
  *   k, v   dense copies, rows of whole vectors, f32 or packed: [block_k][]
  *   drop   dropped weights, a bit each, u32 [32 keys][block_q]
  * cpu_bwd: qt, pos, slope, k, v as above, s for all sub-blocks, then dS
@@ -42,6 +43,12 @@ void cpu_scratch(const attnc_spec *s, const Device *d, const Tile *t,
 /* Of those of cpu_bwd what is better in SRAM: all but dk and dv, which are
  * met once for each block_q rows. */
 int64_t cpu_bwd_footprint(const CpuScratch *c);
+
+/* ---- tile.c ------------------------------------------------------------ */
+
+/* With vecs=0, vectors of dims, a work item of cpu_fwd has so many rows at
+ * most: beyond, vectors of queries waste less. */
+enum { FEW_ROWS = 8 };
 
 /* ---- tile_bwd.c -------------------------------------------------------- */
 

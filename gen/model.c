@@ -100,7 +100,7 @@ static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
     w.kv_heads = (double)h->batch * (double)h->kv_heads;
     w.rows = (double)(group * h->seqlen_q);
     w.lanes = d->vector_bytes / 4;
-    w.micro = w.lanes * v[T_cpu_fwd_vecs];
+    w.micro = v[T_cpu_fwd_vecs] ? w.lanes * v[T_cpu_fwd_vecs] : 1;
     w.blocks = ceil_div(w.rows, block_q);
     w.splits = split_k ? ceil_div((double)h->seqlen_k, split_k) : 1;
     w.padded = ceil_div(w.rows, w.micro) * w.micro;
@@ -159,6 +159,8 @@ static const double EXP_INSTRUCTIONS = 16, EXP_AVX512 = 9;
 static const double BLOCK_START = 60; /* a sub-block meets a key block */
 /* Drawing and dropping, a vector of weights: 7.3 cycles on Zen 3. */
 static const double DROPOUT = 7;
+static const double ADD_ACROSS = 3;   /* fitted: two shuffles, an addition */
+static const double FEW_START = 300;  /* vecs=0: a row meets a key block */
 static const double ITEM_START = 500;
 static const double TRANSPOSE = 4; /* a vector of Q in or O out */
 static const double COPY = 2;      /* a vector of K or V */
@@ -215,12 +217,38 @@ static double score_cycles(const attnc_spec *s, const Device *d, const Tile *t,
            BLOCK_START / (block_k * vecs);
 }
 
+/* As above for vecs=0: a vector of dims is loaded for each product, sums are
+ * added up across their lanes, `lanes` at once. */
+static double few_cycles(const attnc_spec *s, const Device *d, const Tile *t,
+                         double block_k) {
+    const int32_t *v = t->v;
+    double keys = v[T_cpu_fwd_keys], dims = v[T_cpu_fwd_dims];
+    double lanes = d->vector_bytes / 4;
+    double group = fmin(dims, ceil_div(s->head_dim_v, lanes));
+    /* Each row sweeps K, then V: beyond L1 they come from SRAM every time. */
+    double tile = block_k * fmax(s->head_dim, s->head_dim_v) * 4;
+    Feed f = cpu_feed(d, false, tile);
+    double products =
+        fmax(keys / d->fma_per_cycle, (keys * f.load + 1) / d->loads_per_cycle);
+    double across = (lanes - 1) * ADD_ACROSS;
+    double qk = ceil_div(s->head_dim, lanes) * products * lanes / keys +
+                GROUP_START * lanes / keys + across;
+    double step = fmax(fmax(group / d->fma_per_cycle,
+                            (group * f.load + 1) / d->loads_per_cycle),
+                       FMA_LATENCY);
+    double pv = lanes * step * ceil_div(s->head_dim_v, lanes * group);
+    double score = 1 + cpu_exp_cycles(d) * (s->softcap ? 3 : 1) + s->alibi;
+    return qk + pv + score + FEW_START * lanes / block_k;
+}
+
 /* All cores together. */
 static double total_cycles(const attnc_spec *s, const Device *d, const Tile *t,
                            const Work *w) {
     double dims = s->head_dim + s->head_dim_v;
     double vectors = w->kv_heads * w->padded * w->keys / w->lanes;
-    double products = vectors * score_cycles(s, d, t, w->pass_keys);
+    double products =
+        vectors * (t->v[T_cpu_fwd_vecs] ? score_cycles
+                                        : few_cycles)(s, d, t, w->pass_keys);
     double kv = w->kv_heads * w->blocks * w->block_keys * dims / w->lanes;
     double rows = w->kv_heads * w->padded * w->splits * dims / w->lanes;
     double items = w->kv_heads * w->blocks * w->splits;

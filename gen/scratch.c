@@ -35,11 +35,13 @@ static int64_t drop_words(int64_t keys) {
 static void forward(const attnc_spec *s, const Device *d, const Tile *t,
                     CpuScratch *c) {
     int64_t lanes = (int64_t)d->vector_bytes / 4;
-    int64_t micro = lanes * t->v[T_cpu_fwd_vecs];
+    bool few = t->v[T_cpu_fwd_vecs] == 0;
+    int64_t micro = few ? 1 : lanes * t->v[T_cpu_fwd_vecs];
     int64_t rows = t->v[T_cpu_fwd_block_q];
     int64_t keys = t->v[T_cpu_fwd_block_k];
-    int64_t dim = s->head_dim, dim_v = s->head_dim_v;
-    bool paired = pairs(s, d);
+    int64_t dim = few ? round_up(s->head_dim, lanes) : s->head_dim;
+    int64_t dim_v = few ? round_up(s->head_dim_v, lanes) : s->head_dim_v;
+    bool paired = pairs(s, d) && !few;
     if (paired)
         dim = ceil_div(dim, 2); /* one 32-bit word holds a pair */
 

@@ -170,7 +170,8 @@ static bool fits_sram(const attnc_spec *s, const Device *d, const Tile *t,
     if (need <= d->sram_bytes)
         return true;
     Tile unit = *t;
-    int micro = (int)d->vector_bytes / 4 * t->v[T_cpu_fwd_vecs];
+    int vecs = t->v[T_cpu_fwd_vecs];
+    int micro = vecs ? (int)d->vector_bytes / 4 * vecs : 1;
     unit.v[T_cpu_fwd_block_q] = micro;
     int64_t least = model_scratch_bytes(s, d, &unit);
     if (least > d->sram_bytes)
@@ -183,14 +184,46 @@ static bool fits_sram(const attnc_spec *s, const Device *d, const Tile *t,
                        (long long)need, d->sram_bytes);
 }
 
+/* Few rows: vectors of dims, `lanes` sums added up across them at once. */
+static bool few_legal(const attnc_spec *s, const Device *d, const CpuFwd *f,
+                      char why[TILE_WHY]) {
+    int lanes = (int)d->vector_bytes / 4, regs = (int)d->vector_regs;
+    bool ragged = s->head_dim % lanes || s->head_dim_v % lanes;
+    const TileRange ranges[] = {
+        {"block_q", f->block_q, 1, FEW_ROWS},
+        {"keys", f->keys, lanes, regs - 2},
+        {"dims", f->dims, 1, regs - 2},
+    };
+    if (s->batch_invariant)
+        return tile_refuse(why, "vecs=0 gives a row other bits than more rows "
+                                "have, which batch_invariant forbids");
+    if (s->dropout)
+        return tile_refuse(why, "vecs=0 draws no dropout; nearest vecs=1");
+    if (ragged && !f->copy_kv)
+        return tile_refuse(why,
+                           "vecs=0 reads rows in place only where they are "
+                           "whole vectors of %d; nearest copy_kv=1",
+                           lanes);
+    return tile_in_ranges(ranges, 3, why) &&
+           tile_whole("keys", f->keys, "lanes = ", lanes, why);
+}
+
+/* Queries in the vectors. */
+static bool many_legal(const Device *d, const CpuFwd *f, char why[TILE_WHY]) {
+    int lanes = (int)d->vector_bytes / 4;
+    return tile_whole("block_q", f->block_q, "lanes*vecs = ", lanes * f->vecs,
+                      why) &&
+           fits_registers("keys", f->keys, f->vecs, d, why) &&
+           fits_registers("dims", f->dims, f->vecs, d, why);
+}
+
 static bool cpu_fwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
                           char why[TILE_WHY]) {
     CpuFwd f = cpu_fwd(t);
-    int lanes = (int)d->vector_bytes / 4;
     const TileRange ranges[] = {
         {"block_q", f.block_q, 1, 65536},
         {"block_k", f.block_k, 8, 1024},
-        {"vecs", f.vecs, 1, 8},
+        {"vecs", f.vecs, 0, 8},
         {"keys", f.keys, 1, 16},
         {"dims", f.dims, 1, 16},
         {"copy_kv", f.copy_kv, 0, 1},
@@ -199,12 +232,9 @@ static bool cpu_fwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
     if (d->kind != DEVICE_CPU)
         return tile_refuse(why, "family cpu_fwd needs a CPU, not %s", d->arch);
     if (!tile_in_ranges(ranges, sizeof ranges / sizeof *ranges, why) ||
-        !tile_whole("block_q", f.block_q, "lanes*vecs = ", lanes * f.vecs,
-                    why) ||
         !tile_whole("block_k", f.block_k, "", 8, why) ||
         !tile_whole("split_k", f.split_k, "block_k = ", f.block_k, why) ||
-        !fits_registers("keys", f.keys, f.vecs, d, why) ||
-        !fits_registers("dims", f.dims, f.vecs, d, why))
+        !(f.vecs ? many_legal(d, &f, why) : few_legal(s, d, &f, why)))
         return false;
     if (!f.copy_kv && s->dtype != ATTNC_F32)
         return tile_refuse(why,
@@ -278,7 +308,8 @@ static int most_rows(const Walk *w, const Tile *t, int micro) {
 }
 
 static void walk_block_q(const Walk *w, Tile *t) {
-    int micro = (int)w->d->vector_bytes / 4 * t->v[T_cpu_fwd_vecs];
+    int vecs = t->v[T_cpu_fwd_vecs];
+    int micro = vecs ? (int)w->d->vector_bytes / 4 * vecs : 1;
     int64_t rows = w->h->heads / w->h->kv_heads * w->h->seqlen_q;
     int64_t all = (rows + micro - 1) / micro * micro;
     int most = most_rows(w, t, micro);
@@ -318,12 +349,34 @@ static void show_limit(const Walk *w, Tile *t) {
     w->fn(w->user, t);
 }
 
+/* Few rows, all of them in one item; every register tile that adds up whole
+ * vectors of sums. The next block of keys is on its way meanwhile, so a block
+ * is a small part of SRAM. */
+static void walk_few(const Walk *w, Tile *t) {
+    static const int block_ks[] = {16, 32, 48, 64};
+    int64_t rows = w->h->heads / w->h->kv_heads * w->h->seqlen_q;
+    int lanes = (int)w->d->vector_bytes / 4, regs = (int)w->d->vector_regs;
+    if (rows > FEW_ROWS)
+        return;
+    t->v[T_cpu_fwd_vecs] = 0;
+    t->v[T_cpu_fwd_block_q] = (int)rows;
+    for (int keys = lanes; keys <= regs - 2 && keys <= 16; keys += lanes)
+        for (int i = 0; i < 16; i++) {
+            t->v[T_cpu_fwd_keys] = keys;
+            t->v[T_cpu_fwd_dims] = i & 1 ? 8 : 4;
+            t->v[T_cpu_fwd_copy_kv] = i >> 1 & 1;
+            t->v[T_cpu_fwd_block_k] = block_ks[i >> 2];
+            w->fn(w->user, t);
+        }
+}
+
 /* Register tiles: enough independent sums to cover the FMA latency, and two
  * shapes of P V for each of Q K^T. */
 static void walk_cpu_fwd(const Walk *w, Tile *t) {
     static const int shapes[] = {2, 3, 4, 5, 6, 8, 12};
     int regs = (int)w->d->vector_regs;
     int least = (int)(4 * w->d->fma_per_cycle);
+    walk_few(w, t);
     for (int vecs = 1; vecs <= 4; vecs++) {
         int fit = (regs - 1 - vecs) / vecs;
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {

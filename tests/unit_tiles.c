@@ -11,7 +11,7 @@ static const struct {
     {ATTNC_BF16, 40, 40, ATTNC_MASK_PREFIX, 0, 1, 0},
     {ATTNC_F32, 7, 130, ATTNC_MASK_NONE, 1, 1, 0},
 };
-enum { SPECS = sizeof(specs) / sizeof(specs[0]), TILES = 7 };
+enum { SPECS = sizeof(specs) / sizeof(specs[0]), TILES = 9 };
 
 static Case case_at(int i) {
     Case c = case_of(specs[i].dtype, specs[i].d, specs[i].dv, specs[i].mask);
@@ -29,11 +29,26 @@ static int64_t one_of(const int64_t *list, int n) {
     return list[random_int(0, n - 1)];
 }
 
+/* Vectors of dims, and rows no block of vectors would hold. */
+static void few_draw(char text[128]) {
+    int64_t block_k = 8 * random_int(1, 9);
+    snprintf(text, 128,
+             "block_q=%d,block_k=%d,vecs=0,keys=%d,dims=%d,copy_kv=%d,"
+             "split_k=%d",
+             (int)random_int(1, 9), (int)block_k, (int)random_int(1, 2) * 8,
+             (int)random_int(1, 9), (int)random_int(0, 3) > 0,
+             (int)(random_int(0, 1) * block_k * random_int(1, 3)));
+}
+
 /* A tile of sizes odd and even; split or not. */
 static void tile_draw(char text[128]) {
     static const int64_t lanes[] = {8, 8, 8, 16}, blocks[] = {1, 2, 3, 5, 16};
     static const int64_t keys[] = {1, 3, 16, 24, 64, 100, 192};
-    int64_t vecs = random_int(1, 4);
+    int64_t vecs = random_int(0, 4);
+    if (!vecs) {
+        few_draw(text);
+        return;
+    }
     int64_t block_k = one_of(keys, 7);
     int64_t split = random_int(0, 2) ? 0 : block_k * random_int(1, 3);
     snprintf(text, 128,

@@ -18,20 +18,16 @@ vector_bytes = lanes * 4
 dim, dim_v = S.head_dim, S.head_dim_v
 reduced = S.dtype ~= "f32"
 masked = S.mask ~= "none"
-override = S.pass == "fwd" and ISA[S.dtype] or false
+local by_dtype = S.pass == "fwd" and ISA[S.dtype] or false
+override = by_dtype
+paired = override == "bf16dot" -- products of two elements at once
 diagonal = masked or S.alibi -- the launch says where it lies
 scored = S.softcap or S.alibi -- s is more than scale * q.k
 half_bytes = lanes * 2
-paired = override == "bf16dot" -- products of two elements at once
-words = paired and (dim + 1) // 2 or dim
--- Steps of the loop over d in one round: with 2 its exit is predicted.
-unroll = words % 2 == 0 and 2 or 1
 -- What turns q.k into log2 units (softcap: into the argument of tanh_half).
 q_scale = S.softcap and "a->scale / a->softcap * (2 * LOG2_E)"
     or "a->scale * LOG2_E"
 
--- The last transposed block of a row may hold fewer than `lanes` words.
-q_fits = words % lanes > 0 and "i < LANES && e + i < WORDS" or "i < LANES"
 o_at = dim_v % lanes > 0 and "least(e + i, DIM_V - 1)" or "(e + i)"
 
 -- Numbers of one step's tile, under short names.
@@ -39,8 +35,18 @@ function enter(a_step)
     step, T, L = a_step, a_step.tile, a_step.scratch
     args = step.role .. "_args"
     split = step.role == "fwd_split"
-    micro = T.vecs and T.vecs * lanes
+    few = T.vecs == 0 -- few rows: the dims lie in the vectors
+    micro = few and 1 or T.vecs and T.vecs * lanes
     nv = T.vecs
+    override = few and "few" or by_dtype
+    paired = override == "bf16dot"
+    words = paired and (dim + 1) // 2 or dim
+    -- Steps of the loop over d in one round: with 2 its exit is predicted.
+    unroll = words % 2 == 0 and 2 or 1
+    -- The last transposed block may hold fewer than `lanes` words.
+    q_fits = words % lanes > 0 and "i < LANES && e + i < WORDS" or "i < LANES"
+    -- Rows that are no whole vectors are read from padded copies.
+    ragged = few and (dim % lanes > 0 or dim_v % lanes > 0)
 end
 
 -- The template of a step: its own, or that of the role named here.
@@ -140,6 +146,21 @@ function transpose_rounds(n)
         h = h // 2
     end
     return out
+end
+
+-- Statements that turn x<g> .. x<g + lanes - 1> into x<g>, whose lane l is the
+-- sum of all lanes of x<g + l>.
+function across(x, g)
+    local out = {}
+    for _, t in ipairs(transpose_rounds(lanes)) do
+        for l = g, g + t.h - 1 do
+            out[#out + 1] = (("A = __builtin_shufflevector(A, B, LOW) +\n" ..
+                "            __builtin_shufflevector(A, B, HIGH);")
+                :gsub("LOW", t.low):gsub("HIGH", t.high)
+                :gsub("A", x .. l):gsub("B", x .. l + t.h))
+        end
+    end
+    return table.concat(out, "\n        ")
 end
 
 -- A misspelt name is an error, not nil.
