@@ -234,6 +234,16 @@ static const struct {
                    AT(v_pitch),  AT(p_pitch), AT(total)};
 #undef AT
 
+static void push_bwd_smem(lua_State *L, const LuaApi *api, const Plan *p,
+                          const Tile *t) {
+    CudaBwdSmem m;
+    cuda_bwd_smem(&p->spec, &p->device, t, &m);
+    api->lua_createtable(L, 0, 16);
+#define X(name) set_int(L, api, #name, m.name);
+    CUDA_BWD_SMEM_LIST(X)
+#undef X
+}
+
 static void push_smem(lua_State *L, const LuaApi *api, const Plan *p,
                       const Tile *t) {
     CudaSmem m;
@@ -270,7 +280,9 @@ static void push_steps(lua_State *L, const LuaApi *api, const Plan *p) {
         api->lua_setfield(L, -2, "params");
         push_tile(L, api, &s->tile);
         api->lua_setfield(L, -2, "tile");
-        if (tile_is_cuda(s->tile.family))
+        if (cuda_is_bwd(s->tile.family))
+            push_bwd_smem(L, api, p, &s->tile);
+        else if (tile_is_cuda(s->tile.family))
             push_smem(L, api, p, &s->tile);
         else
             push_scratch(L, api, p, &s->tile);

@@ -375,6 +375,7 @@ int tile_cuda_register_limit(const Device *d, const Tile *t);
 int tile_cuda_threads(const Tile *t); /* of a block */
 
 #include "cpu.h"
+#include "cuda.h"
 
 /* ---- smem.c ------------------------------------------------------------ */
 

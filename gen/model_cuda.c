@@ -349,7 +349,9 @@ static void combine(const attnc_spec *s, const attnc_shape *h, const Device *d,
 void model_cuda(const attnc_spec *s, const attnc_shape *h, const Device *d,
                 const Tile *t, Figures *out) {
     Figures f = {.bound = "latency"};
-    if (t->family == TILE_cuda_combine)
+    if (cuda_is_bwd(t->family))
+        model_cuda_bwd(s, h, d, t, &f);
+    else if (t->family == TILE_cuda_combine)
         combine(s, h, d, t, &f);
     else
         fwd(s, h, d, t, &f);

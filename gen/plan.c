@@ -338,18 +338,24 @@ static int check_used(const Plan *p, const Fixed *pin, Err *e) {
 }
 
 /* The families of a plan's steps: forward, combine; or backward, rows. */
-static int families_of(const Plan *p, const Pins *pins, int out[3], Err *e) {
+static int families_of(const Plan *p, const Pins *pins, int out[4], Err *e) {
     bool cpu = p->device.kind == DEVICE_CPU;
     bool bwd = p->spec.pass == ATTNC_PASS_BWD;
-    if (bwd && !cpu)
-        return err_set(e, ERR_REQUEST, "plan", "pass",
-                       "bwd is not there for %s; nearest: fwd, or target cpu",
-                       p->device.arch);
     out[0] = bwd   ? TILE_cpu_bwd
              : cpu ? TILE_cpu_fwd
                    : cuda_family(&p->spec, &p->device);
     out[1] = bwd ? TILE_cpu_rows : cpu ? TILE_cpu_combine : TILE_cuda_combine;
     out[2] = -1;
+    if (bwd && !cpu)
+        cuda_bwd_families(&p->spec, &p->device, out);
+    if (out[0] == TILE_fma_dkdv)
+        return err_set(e, ERR_REQUEST, "plan", "pass",
+                       "bwd is not there for %s on %s; nearest: f16",
+                       spec_spelling(&p->spec, "dtype"), p->device.arch);
+    if (bwd && !cpu && p->spec.dropout)
+        return err_set(e, ERR_REQUEST, "plan", "dropout",
+                       "1 is not there for pass=bwd on %s; nearest: 0",
+                       p->device.arch);
     if (!pins->builtin)
         return 0;
     if (!cpu)
@@ -376,28 +382,28 @@ static int choose_forward(const Choice *c, Err *e) {
     return code;
 }
 
-/* The main tile says which steps there are; the others go over rows. */
+/* A tile of each family; on a CPU the main one says which steps there are. */
 static int choose_backward(const Choice *c, Err *e) {
     Plan *p = c->p;
-    Step main = {0}, rows = {0};
-    int role[PLAN_STEPS];
-    int code = choose_tile(c, &main, c->families[0], 0, true, e);
-    if (!code && c->families[1] >= 0)
-        code = choose_tile(c, &rows, c->families[1], 0, true, e);
-    else
-        rows = main;
+    Step chosen[3] = {0};
+    int role[PLAN_STEPS], code = 0;
+    bool cpu = plan_bwd_cpu(&p->spec, c->families[0]);
+    for (int i = 0; c->families[i] >= 0 && !code; i++)
+        code = choose_tile(c, &chosen[i], c->families[i], 0, true, e);
     if (code)
         return code;
-    p->nstep = plan_bwd_roles(&p->spec, &main.tile, role);
+    p->nstep = cpu ? plan_bwd_roles(&p->spec, &chosen[0].tile, role)
+                   : cuda_bwd_roles(&p->spec, role);
     for (int i = 0; i < p->nstep; i++) {
+        int of = cpu ? !plan_bwd_is_main(role[i]) : cuda_bwd_family(role[i]);
         p->step[i].role = role[i];
-        p->step[i].tile = plan_bwd_is_main(role[i]) ? main.tile : rows.tile;
+        p->step[i].tile = chosen[c->families[1] < 0 ? 0 : of].tile;
     }
     return 0;
 }
 
 static int choose_steps(Plan *p, const Pins *pins, Err *e) {
-    int families[3];
+    int families[4];
     Choice c = {.p = p, .pins = pins, .families = families};
     int code = families_of(p, pins, families, e);
     if (!code)
@@ -405,8 +411,8 @@ static int choose_steps(Plan *p, const Pins *pins, Err *e) {
     if (code)
         return code;
     read_table(pins->table, families, &c.table, p);
-    code = plan_bwd_cpu(&p->spec, families[0]) ? choose_backward(&c, e)
-                                               : choose_forward(&c, e);
+    code = p->spec.pass == ATTNC_PASS_BWD ? choose_backward(&c, e)
+                                          : choose_forward(&c, e);
     return code ? code : check_used(p, &c.pin, e);
 }
 

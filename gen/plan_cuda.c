@@ -43,7 +43,12 @@ int cuda_splits(const attnc_spec *s, const attnc_shape *h, const Device *d,
 
 void cuda_launch(const attnc_spec *s, const Device *d, Step *step) {
     CudaSmem m;
+    CudaBwdSmem b;
     cuda_smem(s, d, &step->tile, &m);
     step->smem_bytes = m.total;
+    if (cuda_is_bwd(step->tile.family)) {
+        cuda_bwd_smem(s, d, &step->tile, &b);
+        step->smem_bytes = b.total;
+    }
     step->threads = tile_cuda_threads(&step->tile);
 }

@@ -45,7 +45,9 @@ static void name_entry(const Plan *p, Step *s) {
     else
         snprintf(dims, sizeof dims, "d%dv%d", q->head_dim, q->head_dim_v);
     int block_k = tile_field_index(s->tile.family, "block_k");
-    if (block_k >= 0)
+    if (cuda_is_bwd(s->tile.family) && s->tile.family != TILE_cuda_rows)
+        snprintf(blocks, sizeof blocks, "%dx%d", v[0], v[1]);
+    else if (block_k >= 0)
         snprintf(blocks, sizeof blocks, "%dx%d", v[0], v[block_k]);
     else
         snprintf(blocks, sizeof blocks, "%d", v[0]);
@@ -168,6 +170,8 @@ static Extent grid_of(const Step *s) {
     if (family == TILE_cpu_bwd || family == TILE_cpu_rows ||
         (family == TILE_builtin && s->role != ROLE_fwd))
         return plan_bwd_grid(s);
+    if (cuda_is_bwd(family))
+        return cuda_bwd_grid(s);
     if (s->role == ROLE_fwd_split)
         return extent4(DIM_ROWS, rows, DIM_SEQLEN_K, split_of(&s->tile));
     return extent4(DIM_ROWS, rows, DIM_ONE, 1);
@@ -204,6 +208,8 @@ void plan_complete(Plan *p) {
     }
     if (plan_bwd_main(p))
         plan_bwd_bufs(p);
+    else if (cuda_bwd_plan(p))
+        cuda_bwd_bufs(p);
     for (int i = 0; i < p->nstep; i++) {
         Step *s = &p->step[i];
         name_entry(p, s);

@@ -207,7 +207,8 @@ static int check_steps(const Plan *p, Err *e) {
     bool split = p->nstep == 2 && s[0].role == ROLE_fwd_split &&
                  s[1].role == ROLE_combine && merges(t->family, u->family) &&
                  split_of(t) > 0 && split_of(t) == split_of(u);
-    bool legal = p->spec.pass == ATTNC_PASS_BWD ? is_backward(p) : fwd || split;
+    bool bwd = p->spec.pass == ATTNC_PASS_BWD;
+    bool legal = bwd ? is_backward(p) || cuda_bwd_plan(p) : fwd || split;
     for (int i = 0; legal && i < p->nstep; i++)
         legal = tile_legal(&p->spec, &p->shape, &p->device, &s[i].tile, why);
     if (legal)

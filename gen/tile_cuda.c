@@ -12,7 +12,7 @@ enum {
 
 bool tile_is_cuda(int family) {
     return family == TILE_mma_fwd || family == TILE_fma_fwd ||
-           family == TILE_cuda_combine;
+           family == TILE_cuda_combine || cuda_is_bwd(family);
 }
 
 /* ---- the two forward families under one set of names -------------------- */
@@ -106,6 +106,8 @@ int tile_cuda_registers(const attnc_spec *s, const Device *d, const Tile *t) {
     CudaSmem m;
     Fwd f = fwd_of(t);
     int elem = dtype_bytes(s->dtype);
+    if (cuda_is_bwd(t->family))
+        return cuda_bwd_registers(s, d, t);
     if (t->family == TILE_cuda_combine)
         return OTHER_REGISTERS + 2 * ceil_div(s->head_dim_v, WARP);
     cuda_smem(s, d, t, &m);
@@ -115,14 +117,23 @@ int tile_cuda_registers(const attnc_spec *s, const Device *d, const Tile *t) {
 
 int tile_cuda_register_limit(const Device *d, const Tile *t) {
     Fwd f = fwd_of(t);
-    if (t->family == TILE_cuda_combine)
+    if (t->family == TILE_cuda_combine || t->family == TILE_cuda_rows)
         return REGISTERS_MAX;
-    int each = (int)d->vector_regs / (f.blocks * f.warps * WARP);
+    int warps = f.blocks * f.warps;
+    if (cuda_is_bwd(t->family))
+        warps = cuda_bwd_of(t).blocks * cuda_bwd_of(t).warps;
+    if (warps < 1)
+        return REGISTERS_MAX;
+    int each = (int)d->vector_regs / (warps * WARP);
     each -= each % REGISTER_UNIT;
     return each < REGISTERS_MAX ? each : REGISTERS_MAX;
 }
 
 int tile_cuda_threads(const Tile *t) {
+    if (t->family == TILE_cuda_rows)
+        return CUDA_ROWS_THREADS;
+    if (cuda_is_bwd(t->family))
+        return cuda_bwd_of(t).warps * WARP;
     int warps = t->family == TILE_cuda_combine ? t->v[T_cuda_combine_merge_rows]
                                                : fwd_of(t).warps;
     return warps * WARP;
@@ -224,6 +235,8 @@ bool tile_cuda_legal(const attnc_spec *s, const Device *d, const Tile *t,
                            tile_family_name(t->family), d->arch);
     if (t->family == TILE_cuda_combine)
         return tile_in_ranges(combine, 2, why);
+    if (cuda_is_bwd(t->family))
+        return cuda_bwd_legal(s, d, t, why);
     return fwd_legal(s, d, t, why);
 }
 
@@ -318,13 +331,19 @@ void tile_cuda_each(const attnc_spec *s, const attnc_shape *h, const Device *d,
                     void *user) {
     Walk w = {s, h, d, t, fn, user, 0};
     w.flops = flops_of(&w);
-    if (t->family == TILE_cuda_combine)
+    if (cuda_is_bwd(t->family))
+        cuda_bwd_each(s, h, d, t, fn, user);
+    else if (t->family == TILE_cuda_combine)
         walk_combine(&w);
     else
         walk_fwd(&w, t->family == TILE_mma_fwd);
 }
 
 void tile_cuda_safe(Tile *t) {
+    if (cuda_is_bwd(t->family)) {
+        cuda_bwd_safe(t);
+        return;
+    }
     if (t->family == TILE_cuda_combine) {
         t->v[T_cuda_combine_merge_rows] = 1;
         t->v[T_cuda_combine_split_k] = 1024;

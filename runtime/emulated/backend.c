@@ -115,6 +115,32 @@ static int add_array(const Launch *n, const char *name, const void *p,
     return emu_buffer(n->emu, p, (size_t)count * 4, name, access);
 }
 
+/* Results of the forward: inputs of the backward. */
+static int result_of(const Launch *n) {
+    return n->plan->spec.pass == ATTNC_PASS_BWD ? EMU_READ : EMU_WRITE_ONCE;
+}
+
+/* What a pass=bwd takes and gives besides. */
+static int add_gradients(const Launch *n, const int32_t *cu_q,
+                         const int32_t *cu_k, int64_t lse) {
+    const attnc_args *a = n->args;
+    const attnc_spec *s = &n->plan->spec;
+    int rc = add_tensor(n, "dout", &a->dout, a->heads, cu_q, a->seqlen_q,
+                        s->head_dim_v, EMU_READ);
+    rc = rc ? rc
+            : add_tensor(n, "dq", &a->dq, a->heads, cu_q, a->seqlen_q,
+                         s->head_dim, EMU_WRITE_ONCE);
+    rc = rc ? rc
+            : add_tensor(n, "dk", &a->dk, a->kv_heads, cu_k, a->seqlen_k,
+                         s->head_dim, EMU_WRITE_ONCE);
+    rc = rc ? rc
+            : add_tensor(n, "dv", &a->dv, a->kv_heads, cu_k, a->seqlen_k,
+                         s->head_dim_v, EMU_WRITE_ONCE);
+    rc = rc ? rc : add_array(n, "dlse", a->dlse, lse, EMU_READ);
+    return rc ? rc
+              : add_array(n, "dsink", a->dsink, a->heads, EMU_WRITE_ONCE);
+}
+
 static int add_arguments(const Launch *n) {
     const attnc_args *a = n->args;
     const attnc_spec *s = &n->plan->spec;
@@ -133,8 +159,10 @@ static int add_arguments(const Launch *n) {
                          s->head_dim_v, EMU_READ);
     rc = rc ? rc
             : add_tensor(n, "o", &a->o, a->heads, cu_q, a->seqlen_q,
-                         s->head_dim_v, EMU_WRITE_ONCE);
-    rc = rc ? rc : add_array(n, "lse", a->lse, lse, EMU_WRITE_ONCE);
+                         s->head_dim_v, result_of(n));
+    rc = rc ? rc : add_array(n, "lse", a->lse, lse, result_of(n));
+    if (s->pass == ATTNC_PASS_BWD)
+        rc = rc ? rc : add_gradients(n, cu_q, cu_k, lse);
     rc = rc ? rc : add_array(n, "cu_seqlens_q", cu_q, entries, EMU_READ);
     rc = rc ? rc : add_array(n, "cu_seqlens_k", cu_k, entries, EMU_READ);
     rc = rc ? rc : add_array(n, "lens_k", a->lens_k, a->batch, EMU_READ);

@@ -74,6 +74,12 @@ function enter(a_step)
     held = tensors.k.mode == "held"
 end
 
+-- Of any step, and which file says what it does.
+function enter_step(a_step)
+    skeleton = a_step.role == "combine" and "combine" or "fwd"
+    enter(a_step)
+end
+
 -- Runs a stage file, or the one that replaces it for this arithmetic.
 function stage(name, ...)
     local own = "cuda/stage/" .. variant .. "/" .. name .. ".cu.in"
@@ -85,7 +91,8 @@ end
 function slot(p)
     local lists = { lens_k = "const i32 *", cu_seqlens_q = "const i32 *",
         cu_seqlens_k = "const i32 *", slopes = "const float *",
-        sink = "const float *", lse = "float *" }
+        sink = "const float *", lse = "float *", dlse = "const float *",
+        dsink = "float *" }
     local kinds = { pointer_in = "const elem *", pointer_out = "elem *",
         length = "i64 ", stride = "i64 ", scalar = "float ", work = "float *" }
     local high = p.kind == "scalar" and ", " .. p.name .. "_high" or ""

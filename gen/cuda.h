@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Part of gen.h: the backward on GPUs. Both of its main steps keep a block of
+ * rows of their own, keys for dK and dV, queries for dQ, and go over the other
+ * rows in steps; one set of names serves both. */
+#ifndef ATTNC_GEN_CUDA_H
+#define ATTNC_GEN_CUDA_H
+
+/* ---- tile_cuda_bwd.c --------------------------------------------------- */
+
+/* A tile of mma_dkdv, mma_dq, fma_dkdv or fma_dq. */
+typedef struct CudaBwd {
+    bool mma, by_keys; /* by_keys: the own rows are keys */
+    int own, other;    /* rows of a block; of the others, in a step */
+    int warps, rows;   /* rows: own ones of one warp */
+    int stages;        /* tiles of the others in SRAM */
+    int blocks;        /* of an SM it is compiled for */
+    int split;         /* 1: dK and dV of the same keys in two warps */
+} CudaBwd;
+
+bool cuda_is_bwd(int family);
+CudaBwd cuda_bwd_of(const Tile *t);
+bool cuda_bwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
+                    char why[TILE_WHY]);
+void cuda_bwd_each(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                   Tile *t, void (*fn)(void *user, const Tile *t), void *user);
+void cuda_bwd_safe(Tile *t);
+int cuda_bwd_registers(const attnc_spec *s, const Device *d, const Tile *t);
+
+/* ---- smem_bwd.c -------------------------------------------------------- */
+
+/* Shared memory of one block, in bytes; templates see it as the table L. x:
+ * own rows, Q and dO or K and V, in the place of which results leave; y: a
+ * stage of the others; table: of those what is no row, when they are queries;
+ * p: FMA kernels' weights. Rows are kept as in CudaSmem. */
+#define CUDA_BWD_SMEM_LIST(X)                                                  \
+    X(dim)                                                                     \
+    X(dim_v) X(x1) X(x2) X(y1) X(y2) X(table) X(stage_bytes) X(p) X(pitch1)    \
+        X(pitch2) X(p_pitch) X(total)
+typedef struct CudaBwdSmem {
+#define X(name) int64_t name;
+    CUDA_BWD_SMEM_LIST(X)
+#undef X
+} CudaBwdSmem;
+void cuda_bwd_smem(const attnc_spec *s, const Device *d, const Tile *t,
+                   CudaBwdSmem *out);
+
+/* ---- model_cuda_bwd.c -------------------------------------------------- */
+
+void model_cuda_bwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                    const Tile *t, Figures *out);
+
+/* ---- plan_cuda_bwd.c --------------------------------------------------- */
+
+/* Threads of a block of delta or dsink. */
+enum { CUDA_ROWS_THREADS = 128 };
+
+/* The families of the steps, ended by -1: dK and dV, dQ, rows. */
+void cuda_bwd_families(const attnc_spec *s, const Device *d, int out[4]);
+/* Roles in order; returns how many. */
+int cuda_bwd_roles(const attnc_spec *s, int role[PLAN_STEPS]);
+/* Which of these families is that of the role. */
+int cuda_bwd_family(int role);
+/* Has the plan the steps of a backward on a GPU? */
+bool cuda_bwd_plan(const Plan *p);
+Extent cuda_bwd_grid(const Step *s);
+void cuda_bwd_bufs(Plan *p);
+
+#endif

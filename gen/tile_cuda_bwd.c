@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The tile families of the backward on GPUs: legality and the search space. */
+#include "gen.h"
+
+enum { WARP = 32, BLOCK_THREADS = 1024 };
+
+bool cuda_is_bwd(int family) {
+    return family == TILE_mma_dkdv || family == TILE_mma_dq ||
+           family == TILE_fma_dkdv || family == TILE_fma_dq ||
+           family == TILE_cuda_rows;
+}
+
+/* ---- the families under one set of names -------------------------------- */
+
+CudaBwd cuda_bwd_of(const Tile *t) {
+    const int32_t *v = t->v;
+    return (CudaBwd){
+        .mma = t->family == TILE_mma_dkdv || t->family == TILE_mma_dq,
+        .by_keys = t->family == TILE_mma_dkdv || t->family == TILE_fma_dkdv,
+        .own = v[0],
+        .other = v[1],
+        .warps = v[2],
+        .rows = v[3],
+        .stages = v[4],
+        .blocks = v[5],
+        .split = t->family == TILE_mma_dkdv ? v[T_mma_dkdv_split] : 0};
+}
+
+static void set(Tile *t, const CudaBwd *b) {
+    const int32_t values[] = {b->own,  b->other,  b->warps,
+                              b->rows, b->stages, b->blocks};
+    for (int i = 0; i < 6; i++)
+        t->v[i] = values[i];
+    if (t->family == TILE_mma_dkdv)
+        t->v[T_mma_dkdv_split] = b->split;
+}
+#define SAME_PLACES(family, own, other)                                        \
+    _Static_assert(T_##family##_##own == 0 && T_##family##_##other == 1,       \
+                   "own rows, then others")
+SAME_PLACES(mma_dkdv, block_k, block_q);
+SAME_PLACES(fma_dkdv, block_k, block_q);
+SAME_PLACES(mma_dq, dq_block_q, dq_block_k);
+SAME_PLACES(fma_dq, dq_block_q, dq_block_k);
+_Static_assert(T_mma_dkdv_blocks == 5 && T_fma_dkdv_blocks == 5 &&
+                   T_mma_dq_dq_blocks == 5 && T_fma_dq_dq_blocks == 5,
+               "four families begin with the same six fields");
+
+/* ---- registers ---------------------------------------------------------- */
+
+/* Besides: addresses, counters, lengths, bounds. */
+enum { OTHER_REGISTERS = 48 };
+
+static int up(int64_t a, int unit) {
+    return ((int)a + unit - 1) / unit * unit;
+}
+
+/* Per m16 tile of rows: 4 registers for each n8 tile of sums and scores, and
+ * of dP; fragments of both operands. */
+static int mma_registers(const CudaBwd *b, const CudaBwdSmem *m) {
+    int tiles = b->rows / 16, dim = (int)m->dim, dim_v = (int)m->dim_v;
+    int sums = !b->by_keys ? dim
+               : b->split  ? (dim > dim_v ? dim : dim_v)
+                           : dim + dim_v;
+    return tiles * (sums / 2 + b->other + 4) + 8;
+}
+
+/* A thread has a quarter of the warp's rows, an eighth of the others. */
+static int fma_registers(const CudaBwd *b, const CudaBwdSmem *m) {
+    int rows = b->rows / 4;
+    int sums = up(m->dim, 32) / 8 + (b->by_keys ? up(m->dim_v, 32) / 8 : 0);
+    return rows * (sums + b->other / 4 + 4) + 4;
+}
+
+int cuda_bwd_registers(const attnc_spec *s, const Device *d, const Tile *t) {
+    CudaBwdSmem m;
+    CudaBwd b = cuda_bwd_of(t);
+    if (t->family == TILE_cuda_rows)
+        return OTHER_REGISTERS;
+    cuda_bwd_smem(s, d, t, &m);
+    return (b.mma ? mma_registers(&b, &m) : fma_registers(&b, &m)) +
+           OTHER_REGISTERS;
+}
+
+/* ---- legality ----------------------------------------------------------- */
+
+static bool has_mma(const attnc_spec *s, const Device *d, char why[TILE_WHY]) {
+    double peak = s->dtype == ATTNC_F16    ? d->f16_tflops
+                  : s->dtype == ATTNC_BF16 ? d->bf16_tflops
+                                           : 0;
+    if (d->mma_k > 0 && peak > 0)
+        return true;
+    return tile_refuse(why,
+                       "the backward has no mma for %s on %s; nearest "
+                       "families fma_dkdv, fma_dq",
+                       spec_spelling(s, "dtype"), d->arch);
+}
+
+static bool fits(const attnc_spec *s, const Device *d, const Tile *t,
+                 const CudaBwd *b, char why[TILE_WHY]) {
+    CudaBwdSmem m;
+    cuda_bwd_smem(s, d, t, &m);
+    double all = b->blocks * ((double)m.total + d->sram_reserved);
+    int need = cuda_bwd_registers(s, d, t),
+        have = tile_cuda_register_limit(d, t);
+    if ((double)m.total > d->sram_bytes || all > d->sram_core_bytes)
+        return tile_refuse(why,
+                           "needs %lld bytes of SRAM a block; a block has "
+                           "%.0f, an SM %.0f",
+                           (long long)m.total, d->sram_bytes,
+                           d->sram_core_bytes);
+    if (b->blocks * b->warps * WARP > d->max_threads ||
+        b->blocks > d->max_blocks)
+        return tile_refuse(
+            why, "blocks=%d of %d threads; an SM holds %.0f, %.0f", b->blocks,
+            b->warps * WARP, d->max_blocks, d->max_threads);
+    if (need > have)
+        return tile_refuse(why,
+                           "wants %d registers a thread, there are %d with "
+                           "blocks=%d",
+                           need, have, b->blocks);
+    return true;
+}
+
+static bool in_ranges(const Tile *t, const CudaBwd *b, char why[TILE_WHY]) {
+    int unit = b->mma ? 16 : 8, f = t->family;
+    const TileRange ranges[] = {
+        {tile_field_name(f, 0), b->own, unit, 512},
+        {tile_field_name(f, 1), b->other, unit, 128},
+        {tile_field_name(f, 2), b->warps, 1, BLOCK_THREADS / WARP},
+        {tile_field_name(f, 3), b->rows, unit, 32},
+        {tile_field_name(f, 4), b->stages, 1, 2},
+        {tile_field_name(f, 5), b->blocks, 1, 32},
+        {"split", b->split, 0, 1},
+    };
+    return tile_in_ranges(ranges, sizeof ranges / sizeof *ranges, why) &&
+           tile_whole(tile_field_name(f, 3), b->rows, "", unit, why) &&
+           tile_whole(tile_field_name(f, 1), b->other, "", unit, why);
+}
+
+bool cuda_bwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
+                    char why[TILE_WHY]) {
+    CudaBwd b = cuda_bwd_of(t);
+    const TileRange rows = {"delta_rows", t->v[T_cuda_rows_delta_rows], 1,
+                            1024};
+    int own = b.warps * b.rows / (1 + b.split);
+    if (t->family == TILE_cuda_rows)
+        return tile_in_ranges(&rows, 1, why);
+    if ((b.mma && !has_mma(s, d, why)) || !in_ranges(t, &b, why))
+        return false;
+    if (b.split && b.warps % 2)
+        return tile_refuse(why,
+                           "split=1 needs pairs of warps, not %d; nearest "
+                           "warps=%d",
+                           b.warps, b.warps + 1);
+    if (b.own != own)
+        return tile_refuse(why, "%s=%d is not the warps' rows; nearest %d",
+                           tile_field_name(t->family, 0), b.own, own);
+    return fits(s, d, t, &b, why);
+}
+
+/* ---- enumeration -------------------------------------------------------- */
+
+typedef struct Walk {
+    const attnc_spec *s;
+    const Device *d;
+    Tile *t;
+    void (*fn)(void *user, const Tile *t);
+    void *user;
+} Walk;
+
+/* Products in the unrolled body of a step: each takes 1 to 2 ms to compile. */
+enum { BODY_MOST = 192 };
+
+static bool short_enough(const Walk *w, const CudaBwd *b) {
+    int dims = (up(w->s->head_dim, 16) + up(w->s->head_dim_v, 16)) / 16;
+    int body = b->rows / 16 * b->other / 8 * 2 * dims;
+    return !b->mma || b->other == 16 || body <= BODY_MOST;
+}
+
+static void walk_variants(const Walk *w, CudaBwd *b) {
+    static const int blocks[] = {1, 2, 3, 4};
+    char why[TILE_WHY];
+    for (b->stages = 1; b->stages <= 2; b->stages++)
+        for (int i = 0; i < 4; i++) {
+            b->blocks = blocks[i];
+            set(w->t, b);
+            w->fn(w->user, w->t);
+            if (!cuda_bwd_legal(w->s, w->d, w->t, why))
+                break;
+        }
+}
+
+static void walk_others(const Walk *w, CudaBwd *b) {
+    for (b->other = b->mma ? 16 : 8; b->other <= 64; b->other *= 2)
+        if (short_enough(w, b))
+            walk_variants(w, b);
+}
+
+void cuda_bwd_each(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                   Tile *t, void (*fn)(void *user, const Tile *t), void *user) {
+    Walk w = {s, d, t, fn, user};
+    CudaBwd b = cuda_bwd_of(t);
+    (void)h;
+    for (int rows = 8; t->family == TILE_cuda_rows && rows <= 64; rows *= 2) {
+        t->v[T_cuda_rows_delta_rows] = rows;
+        fn(user, t);
+    }
+    if (t->family == TILE_cuda_rows)
+        return;
+    for (b.split = 0; b.split <= (b.mma && b.by_keys); b.split++)
+        for (b.warps = 1 + b.split; b.warps <= 8; b.warps *= 2)
+            for (b.rows = b.mma ? 16 : 8; b.rows <= 32; b.rows *= 2) {
+                b.own = b.warps * b.rows / (1 + b.split);
+                walk_others(&w, &b);
+            }
+}
+
+/* Of every head dim. */
+void cuda_bwd_safe(Tile *t) {
+    CudaBwd b = cuda_bwd_of(t);
+    int unit = b.mma ? 16 : 8;
+    if (t->family == TILE_cuda_rows) {
+        t->v[T_cuda_rows_delta_rows] = 8;
+        return;
+    }
+    b.split = b.mma && b.by_keys;
+    b.warps = 2;
+    b.rows = b.other = unit;
+    b.own = 2 * unit / (1 + b.split);
+    b.stages = b.blocks = 1;
+    set(t, &b);
+}
