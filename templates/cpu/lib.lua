@@ -36,6 +36,7 @@ function enter(a_step)
     args = step.role .. "_args"
     split = step.role == "fwd_split"
     few = T.vecs == 0 -- few rows: the dims lie in the vectors
+    many = not few
     micro = few and 1 or T.vecs and T.vecs * lanes
     nv = T.vecs
     override = few and "few" or by_dtype
@@ -74,9 +75,13 @@ function stage(name, ...)
     return include("cpu/stage/" .. name .. ".c.in", ...)
 end
 
--- Several stages without arguments, their names in one text.
-function stages(names)
-    for name in names:gmatch("%S+") do stage(name) end
+-- Runs stages in order: lists of "name" or "name:argument"; false is none.
+function stages(...)
+    for i = 1, select("#", ...) do
+        for word in (select(i, ...) or ""):gmatch("%S+") do
+            stage(word:match("^[^:]+"), word:match(":(.+)"))
+        end
+    end
 end
 
 -- `text` n times, joined; in the i-th, from 0, # stands for i and @ for
