@@ -18,7 +18,7 @@ SMALL = '{"lengths": [33, 40], "heads": [2, 1], "head_dim": 32}'
 class Gpu(Case):
     def run_gpu(self, *args, rc, **env):
         p = subprocess.run([sys.executable, "-B", GPU, "--out", self.dir,
-                            *args], text=True, stdin=subprocess.DEVNULL,
+                            "--small", *args], text=True, stdin=subprocess.DEVNULL,
                            capture_output=True, env={**os.environ, **env})
         self.assertEqual(p.returncode, rc, p.stdout + p.stderr)
         return p
@@ -44,6 +44,31 @@ class Gpu(Case):
             if x["what"] == "first pick of the best":
                 self.assertTrue(0 < x["share"] <= 1)
         self.assertIn("correct: 6 of 6", p.stdout)
+
+    def test_its_way_through_pytorch(self):
+        if not shutil.which("cc"):
+            self.skipTest("no cc for the fake driver")
+        fake = os.path.join(_attnc.SOURCE, "tests/fake")
+        subprocess.run(["cc", "-shared", "-fPIC", "-o",
+                        self.path("libcuda.so.1"), fake + "/cuda.c"],
+                       check=True)
+        p = self.run_gpu("--target", "cpu", "--limit", "60", "--most", "4",
+                         "--only", SMALL, rc=0, LD_LIBRARY_PATH=self.dir,
+                         PYTHONPATH=fake, FAKE_H200="1")
+        s = self.results()
+        self.assertEqual({x["state"] for x in s.values()}, {"done"})
+        timed = [x for x in s["timing"]["lines"] if "who" in x]
+        for who in ("attnc", "flash", "cudnn", "math", "flex"):
+            self.assertEqual(sum(x["who"] == who and "ms" in x
+                                 for x in timed), 4, who)
+        for x in timed:
+            if x["who"] == "attnc":
+                self.assertLess(x["distance_to_flash"], 2e-3)
+            if x["who"] == "efficient":
+                self.assertIn("No available kernel", x["why"])
+        graphs = [x for x in s["extras"]["lines"] if x["what"] == "graph"]
+        self.assertEqual(len(graphs), 1)
+        self.assertEqual(p.stdout.count("of flash"), 4)
 
     def test_correctness_on_an_emulated_device(self):
         self.run_gpu("--host", "--target", "emu:sm_80", "--sections",

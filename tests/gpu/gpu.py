@@ -83,7 +83,7 @@ def worker(o):
         deadline=time.monotonic() + o.limit, seed=o.seed, most=o.most,
         only=json.loads(o.only), cell_ms=60.0, grid={}, best=8,
         candidate_length=4096, short_long=(1024, 16384))
-    if o.host: # all that is done is done, on next to nothing
+    if o.small:
         job.cell_ms, job.best = 1.0, 2
         job.candidate_length, job.short_long = 64, (64,)
         job.grid = {"tokens": 128, "width": 128, "lengths": (64, 128),
@@ -134,7 +134,8 @@ def start_worker(o, name, start, limit):
                name, "--target", o.target, "--out", o.out, "--seed",
                str(o.seed), "--start", str(start), "--limit", f"{limit:.1f}",
                "--most", str(o.most), "--only", o.only]
-    return subprocess.Popen(command + (["--host"] if o.host else []),
+    command += ["--host"] * o.host + ["--small"] * o.small
+    return subprocess.Popen(command,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             stdin=subprocess.DEVNULL, text=True)
 
@@ -232,6 +233,8 @@ def options():
     p.add_argument("--host", action="store_true",
                    help="tensors in the host's memory, without PyTorch: to try "
                    "this script on a CPU or an emulated device")
+    p.add_argument("--small", action="store_true",
+                   help="all that is done is done, on next to nothing")
     p.add_argument("--only", default="{}", help="JSON: fixed axes of `correct`")
     p.add_argument("--most", type=int, default=10**9, help="cases of `correct`")
     p.add_argument("--probe", action="store_true",
