@@ -18,8 +18,9 @@ SMALL = '{"lengths": [33, 40], "heads": [2, 1], "head_dim": 32}'
 class Gpu(Case):
     def run_gpu(self, *args, rc, **env):
         p = subprocess.run([sys.executable, "-B", GPU, "--out", self.dir,
-                            "--small", *args], text=True, stdin=subprocess.DEVNULL,
-                           capture_output=True, env={**os.environ, **env})
+                            "--small", *args], text=True,
+                           stdin=subprocess.DEVNULL, capture_output=True,
+                           env={**os.environ, **env})
         self.assertEqual(p.returncode, rc, p.stdout + p.stderr)
         return p
 
