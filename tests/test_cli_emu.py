@@ -80,15 +80,31 @@ class Emulated(Case):
         with open(stage, "w") as f:
             f.write(text.replace("(i32)row < w->count", "1"))
         env = dict(ATTNC_TEMPLATES=templates)
-        said = []
         for more in ((), ("--emu-report",)):
             p = _attnc.attnc("run", "--dtype", "f16", "--heads", "1",
                              "--seqlen", "100", "--target", "emu:sm_80",
                              *more, env=env)
             self.assertEqual((p.returncode, p.stdout), (4, ""), p.stderr)
-            said.append(p.stderr.splitlines()[-1])
-            self.assertRegex(said[-1], r"cuda/stage/save_chunk.cu.in:\d+: "
+            self.assertEqual(p.stderr.count("\n"), 1, p.stderr)
+            self.assertRegex(p.stderr, r"cuda/stage/save_chunk.cu.in:\d+: "
                              r"access out of bounds: 16 bytes, ")
+
+
+    def test_all_faults_are_kept(self):
+        templates = self.path("templates")
+        shutil.copytree(os.path.join(_attnc.SOURCE, "templates"), templates)
+        stage = os.path.join(templates, "cuda/stage/sync.cu.in")
+        with open(stage) as f:
+            text = f.read()
+        with open(stage, "w") as f:
+            f.write(text.replace("block_sync();", "(void)0;"))
+        said = self.refused("run", "--dtype", "f16", "--heads", "1",
+                            "--seqlen", "200", "--target", "emu:sm_80", rc=4,
+                            env=dict(ATTNC_TEMPLATES=templates,
+                                     TMPDIR=self.dir),
+                            says="; more faults are kept in ")
+        kept = self.read(said.split()[-1]).decode()
+        self.assertRegex(kept, r"cuda/stage/\w+.cu.in:\d+")
 
 
 class Refused(Case):

@@ -228,8 +228,8 @@ char *session_cuda_dirs(void);
 int session_templates(const Templates **out, Err *e);
 /* The library's last error -> *e. A compiler's log is kept in a file. */
 int session_error(Err *e);
-/* Keeps `log` in a file and adds its name to e->text. */
-void session_keep_log(const char *log, Err *e);
+/* Keeps `log` in a file and adds "WHAT kept in FILE" to e->text. */
+void session_keep_log(const char *log, const char *what, Err *e);
 /* Warnings of the library, one per line, to be printed in the end. */
 extern Str session_warnings;
 

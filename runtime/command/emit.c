@@ -128,7 +128,7 @@ static int make_binaries(const Options *o, Emission *m, Err *e) {
         session_keep_log(ptx.len       ? ptx.text
                          : m->log.text ? m->log.text
                                        : "",
-                         e);
+                         "its output is", e);
     str_free(&ptx);
     return rc;
 }

@@ -196,6 +196,9 @@ int verb_run(const Options *o, Str *out, Err *e) {
         rc = report_text(o, &r, out, e);
     if (rc == 0 && r.checked && !r.check.ok)
         rc = EXIT_CHECK;
+    if (rc == ATTNC_E_LAUNCH && session_warnings.len &&
+        r.ctx->device.kind == DEVICE_EMULATED)
+        session_keep_log(session_warnings.text, "more faults are", e);
     run_free(&r);
     return rc;
 }

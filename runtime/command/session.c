@@ -79,7 +79,7 @@ static void add_text(Err *e, const char *before, const char *text) {
     snprintf(e->text + len, sizeof e->text - len, "%s%s", before, text);
 }
 
-void session_keep_log(const char *log, Err *e) {
+void session_keep_log(const char *log, const char *what, Err *e) {
     const char *dir = getenv("TMPDIR");
     char path[256];
     int n = snprintf(path, sizeof path, "%s/attnc-XXXXXX.log",
@@ -89,8 +89,10 @@ void session_keep_log(const char *log, Err *e) {
         return;
     ssize_t got = write(fd, log, strlen(log));
     close(fd);
-    if (got >= 0)
-        add_text(e, "; its output is kept in ", path);
+    if (got < 0)
+        return;
+    add_text(e, "; ", what);
+    add_text(e, " kept in ", path);
 }
 
 int session_error(Err *e) {
@@ -102,7 +104,7 @@ int session_error(Err *e) {
     snprintf(e->field, sizeof e->field, "%s", last->field);
     snprintf(e->text, sizeof e->text, "%s", last->text);
     if (e->code == ATTNC_E_COMPILE)
-        session_keep_log(last->log, e);
+        session_keep_log(last->log, "its output is", e);
     else if (last->hint[0])
         add_text(e, "; ", last->hint);
     return e->code;

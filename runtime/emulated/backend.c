@@ -207,11 +207,11 @@ static int name_smem(const Launch *n, const Step *s) {
 
 /* ---- faults -------------------------------------------------------------- */
 
+/* The first is the error, the others are warnings. */
 static int report(const Launch *n, const EmuReport *r, Err *e) {
-    int shown = r->nfault < 8 ? r->nfault : 8;
     EmuPlaces places;
     emulated_places(n->context, n->plan, &places);
-    for (int i = 0; i < shown; i++) {
+    for (int i = 0; i < r->nfault; i++) {
         Str s = {0};
         emulated_fault(&places, &r->fault[i], &s);
         if (i == 0)
