@@ -100,8 +100,8 @@ def build(case, manifest, inputs, out_bits):
     dims = case["dims"]
     values = dict(case["values"])
     pointers = {name: image.add(a.tobytes()) for name, a in inputs.items()}
-    pointers["o"] = image.add(b"\xff" * out_bits["o"])
-    pointers["lse"] = image.add(b"\xff" * out_bits["lse"])
+    for name, n in out_bits.items():
+        pointers[name] = image.add(b"\xff" * n)
     for buf in manifest["buffers"]:
         n = extent(buf["extent"], dims) * buf["fixed"] * buf["elem_bytes"]
         pointers[buf["name"]] = image.add(b"\xff" * n)
@@ -248,7 +248,11 @@ def values_of(c):
     for name, heads, n, d in (("q", c["H"], c["nq"], c["d"]),
                               ("k", c["HK"], c["nk"], c["d"]),
                               ("v", c["HK"], c["nk"], c["dv"]),
-                              ("o", c["H"], c["nq"], c["dv"])):
+                              ("o", c["H"], c["nq"], c["dv"]),
+                              ("dout", c["H"], c["nq"], c["dv"]),
+                              ("dq", c["H"], c["nq"], c["d"]),
+                              ("dk", c["HK"], c["nk"], c["d"]),
+                              ("dv", c["HK"], c["nk"], c["dv"])):
         v[name + "_stride_b"] = heads * n * d
         v[name + "_stride_h"] = n * d
         v[name + "_stride_n"] = d
@@ -275,7 +279,7 @@ def prepare(c, folder):
     if c["sink"] is not None:
         np.save(sink, c["sink"])
     c["sink_file"] = sink
-    done = attnc("emit", "-o", folder, *spec_flags(c))
+    done = attnc("emit", "-o", folder, *spec_flags(c), *c.get("flags", ()))
     assert done.returncode == 0, done.stderr
     with open(os.path.join(folder, "manifest.json")) as f:
         manifest = json.load(f)
@@ -283,7 +287,7 @@ def prepare(c, folder):
     c["dims"] = {"ONE": 1, "BATCH": c["B"], "HEADS": c["H"],
                  "KV_HEADS": c["HK"], "GROUP": group, "SEQLEN_Q": c["nq"],
                  "SEQLEN_K": c["nk"], "ROWS": group * c["nq"],
-                 "TOTAL_Q": c["B"] * c["nq"]}
+                 "TOTAL_Q": c["B"] * c["nq"], "PARTS": 8}
     c["values"] = values_of(c)
     return manifest
 
