@@ -348,10 +348,6 @@ static int families_of(const Plan *p, const Pins *pins, int out[4], Err *e) {
     out[2] = -1;
     if (bwd && !cpu)
         cuda_bwd_families(&p->spec, &p->device, out);
-    if (out[0] == TILE_fma_dkdv)
-        return err_set(e, ERR_REQUEST, "plan", "pass",
-                       "bwd is not there for %s on %s; nearest: f16",
-                       spec_spelling(&p->spec, "dtype"), p->device.arch);
     if (bwd && !cpu && p->spec.dropout)
         return err_set(e, ERR_REQUEST, "plan", "dropout",
                        "1 is not there for pass=bwd on %s; nearest: 0",

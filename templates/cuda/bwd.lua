@@ -78,7 +78,8 @@ function enter_step(a_step)
     pairs_of_warps = T.split == 1
     mma_family = L.pitch1 == 0
     variant = mma_family and "bwd_mma" or "bwd_fma"
-    add = "add_%d(sums->%s, %s, %s);" -- the call that sums
+    -- The call that sums.
+    add = mma_family and "add_%d(sums->%s, %s, %s);" or "add_%d(sums->%s, %s, smem + P_TILE, %s);"
     in_tile = mma_family and S.dtype or "f32"
     local own_names = by_keys and { "k", "v" } or { "q", "dout" }
     local other_names = by_keys and { "q", "dout" } or { "k", "v" }
