@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The counter-based random numbers that patterns are drawn from. */
+ * The counter-based random numbers of dropout and of patterns drawn. */
 #ifndef ATTNC_PHILOX_H
 #define ATTNC_PHILOX_H
 

@@ -7,23 +7,9 @@
 
 #include <stdint.h>
 
-enum { DROPOUT_PATCH = 16, DROPOUT_ROUNDS = 7 };
+#include "philox.h"
 
-/* Philox4x32 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
- * (SC 2011): x is the counter on entry and the number after. */
-static inline void philox(uint32_t x[4], uint64_t key, int rounds) {
-    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-    for (int r = 0; r < rounds; r++) {
-        uint64_t p0 = (uint64_t)0xd2511f53u * x[0];
-        uint64_t p1 = (uint64_t)0xcd9e8d57u * x[2];
-        x[0] = (uint32_t)(p1 >> 32) ^ x[1] ^ k0;
-        x[1] = (uint32_t)p1;
-        x[2] = (uint32_t)(p0 >> 32) ^ x[3] ^ k1;
-        x[3] = (uint32_t)p0;
-        k0 += 0x9e3779b9u;
-        k1 += 0xbb67ae85u;
-    }
-}
+enum { DROPOUT_PATCH = 16 };
 
 /* T: a weight is kept when its 16-bit number is >= T. 65536 for p that rounds
  * to 1, which no launch accepts; p must be in [0, 1]. */
@@ -55,7 +41,7 @@ static inline void dropout_numbers(const Dropout *d, int64_t b, int64_t h,
     for (uint32_t c = 0; c < 4; c++) {
         uint32_t x[4] = {(uint32_t)patch << 5 | g << 2 | c, (uint32_t)(i >> 4),
                          head, d->offset};
-        philox(x, d->seed, DROPOUT_ROUNDS);
+        philox(x, d->seed, PHILOX_ROUNDS);
         for (uint32_t half = 0; half < 2; half++) {
             uint32_t word = x[2 * half + low];
             out[8 * half + 2 * c] = (uint16_t)word;
