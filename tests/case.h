@@ -441,21 +441,27 @@ static inline void forgive(const Case *c, Data *d, Block *o, Block *lse) {
     }
 }
 
-/* Nothing but the results changed: not the inputs, no byte around. */
-static inline void check_kept(const Case *c, Data *d) {
-    Block *blocks[] = {&d->q, &d->k, &d->v, &d->o, &d->lse};
-    const char *names[] = {"q", "k", "v", "o", "lse"};
-    forgive(c, d, &d->o, &d->lse);
-    for (int i = 0; i < 5; i++)
+/* Nothing but the results changed in n blocks, of those names; no byte around
+ * the workspace w. */
+static inline void blocks_kept(const Case *c, const Block *const *blocks,
+                               const char *const *names, int n,
+                               const Block *w) {
+    for (int i = 0; i < n; i++)
         if (memcmp(blocks[i]->base, blocks[i]->kept, blocks[i]->bytes)) {
             case_print(c);
             fail_msg("a byte of %s changed that is no result", names[i]);
         }
-    const Block *w = &d->workspace;
     for (size_t i = 0; w->base && i < GUARD; i++)
         if ((uint8_t)w->base[i] != 0xff ||
             (uint8_t)w->base[w->bytes - GUARD + i] != 0xff)
             fail_msg("a byte around the workspace changed");
+}
+
+static inline void check_kept(const Case *c, Data *d) {
+    const Block *blocks[] = {&d->q, &d->k, &d->v, &d->o, &d->lse};
+    const char *names[] = {"q", "k", "v", "o", "lse"};
+    forgive(c, d, &d->o, &d->lse);
+    blocks_kept(c, blocks, names, 5, &d->workspace);
 }
 
 /* The results against f64. */

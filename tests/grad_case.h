@@ -105,16 +105,7 @@ static inline void grad_check_kept(const Case *c, GradData *g) {
                              &g->dout, &g->dlse, &g->dq, &g->dk, &g->dv};
     const char *names[] = {"q",    "k",    "v",  "o",  "lse",
                            "dout", "dlse", "dq", "dk", "dv"};
-    for (int i = 0; i < 10; i++)
-        if (memcmp(blocks[i]->base, blocks[i]->kept, blocks[i]->bytes)) {
-            case_print(c);
-            fail_msg("a byte of %s changed that is no result", names[i]);
-        }
-    const Block *w = &d->workspace;
-    for (size_t i = 0; w->base && i < GUARD; i++)
-        if ((uint8_t)w->base[i] != 0xff ||
-            (uint8_t)w->base[w->bytes - GUARD + i] != 0xff)
-            fail_msg("a byte around the workspace changed");
+    blocks_kept(c, blocks, names, 10, &d->workspace);
 }
 
 static inline void grad_check_results(const Case *c, const GradData *g) {

@@ -17,6 +17,7 @@
 
 #include <cmocka.h>
 
+#include "crowd.h"
 #include "cubin.h"
 
 /* One plan of the table, mostly of one kernel. */
@@ -283,16 +284,7 @@ static void as_many_blocks_fit_as_planned(void **state) {
 
 static const char crowd[] =
     "extern \"C\" __global__ void __launch_bounds__(1024, 1)\n"
-    "crowd(const float *in, float *out) {\n"
-    "    float x[160];\n"
-    "    _Pragma(\"unroll\") for (int i = 0; i < 160; i++)\n"
-    "        x[i] = in[i * 1024 + threadIdx.x];\n"
-    "    _Pragma(\"unroll 1\") for (int k = 0; k < 9; k++)\n"
-    "        _Pragma(\"unroll\") for (int i = 0; i < 160; i++)\n"
-    "            x[i] = x[i] * x[(i + 7) % 160] + x[3];\n"
-    "    _Pragma(\"unroll\") for (int i = 0; i < 160; i++)\n"
-    "        out[i * 1024 + threadIdx.x] = x[i];\n"
-    "}\n";
+    "crowd(const float *in, float *out) {\n" CROWD_BODY "}\n";
 
 static Blob compile_crowd(const char *arch) {
     Source s = {0};

@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "crowd.h"
 #include "runtime.h"
 
 /* One compile, owned. */
@@ -146,16 +147,7 @@ static void spills_are_read(void **state) {
     (void)state;
     Usage u;
     Made m = make("extern \"C\" __global__ void __launch_bounds__(1024, 1)\n"
-                  "crowd(const float *in, float *out) {\n"
-                  "    float x[160];\n"
-                  "    _Pragma(\"unroll\") for (int i = 0; i < 160; i++)\n"
-                  "        x[i] = in[i * 1024 + threadIdx.x];\n"
-                  "    _Pragma(\"unroll 1\") for (int k = 0; k < 9; k++)\n"
-                  "        _Pragma(\"unroll\") for (int i = 0; i < 160; i++)\n"
-                  "            x[i] = x[i] * x[(i + 7) % 160] + x[3];\n"
-                  "    _Pragma(\"unroll\") for (int i = 0; i < 160; i++)\n"
-                  "        out[i * 1024 + threadIdx.x] = x[i];\n"
-                  "}\n",
+                  "crowd(const float *in, float *out) {\n" CROWD_BODY "}\n",
                   "sm_80", false);
     assert_int_equal(m.rc, 0);
     assert_true(usage_read(m.log.text, "crowd", &u));

@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "crowd.h"
 #include "runtime.h"
 
 /* What it does is said by rule.first for one tile, by rule.rest for others. */
@@ -22,16 +23,7 @@ static const char module_text[] =
     "${steps[1].entry}(const float *in, float *out) {\n"
     "$ if does == 'fail' then\n"
     "    out[0] = nobody;\n"
-    "$ elseif does == 'spill' then\n"
-    "    float x[160];\n"
-    "    _Pragma(\"unroll\") for (int i = 0; i < 160; i++)\n"
-    "        x[i] = in[i * 1024 + threadIdx.x];\n"
-    "    _Pragma(\"unroll 1\") for (int k = 0; k < 9; k++)\n"
-    "        _Pragma(\"unroll\") for (int i = 0; i < 160; i++)\n"
-    "            x[i] = x[i] * x[(i + 7) % 160] + x[3];\n"
-    "    _Pragma(\"unroll\") for (int i = 0; i < 160; i++)\n"
-    "        out[i * 1024 + threadIdx.x] = x[i];\n"
-    "$ else\n"
+    "$ elseif does == 'spill' then\n" CROWD_BODY "$ else\n"
     "    out[threadIdx.x] = in[threadIdx.x];\n"
     "$ end\n"
     "}\n";

@@ -77,6 +77,12 @@ static int gpu_run(const Gpu *g, const Vector *v, int number, VectorOut *out,
                 : 0;
 }
 
+static void gpu_close(Gpu *g) {
+    g->c->free(g->in);
+    g->c->free(g->out);
+    g->c->library_unload(g->library);
+}
+
 /* ---- either ----------------------------------------------------------- */
 
 typedef struct Recorder {
@@ -99,6 +105,13 @@ static int open_target(Recorder *r, const char *target, Err *e) {
     r->kernel =
         kernel_load(VECTORS_TEXT, number_of(r->device.arch), "", "v_shared");
     return 0;
+}
+
+static void close_target(Recorder *r) {
+    if (r->emulated)
+        kernel_unload(&r->kernel);
+    else
+        gpu_close(&r->gpu);
 }
 
 static int record(Recorder *r, const Vector *v, json_t *into, Err *e) {
@@ -138,5 +151,6 @@ int main(int argc, char **argv) {
         return 1;
     }
     json_decref(file);
+    close_target(&r);
     return 0;
 }
