@@ -33,6 +33,21 @@ class Dropout(Case):
                     got = self.kept(heads, kv_heads, *more)
                     np.testing.assert_array_equal(got, want)
 
+    def test_gradients_drop_the_same(self):
+        for env in (None, {"ATTNC_COMPILERS": ""}):
+            for more in (("--mask", "causal"),
+                         ("--cu-seqlens-q", "0,33,33,90", "--mask",
+                          "window:9,9"),
+                         ("--lens-k", "70,5", "--dtype", "bf16")):
+                with self.subTest(env=env, args=more):
+                    sizes = () if "--cu-seqlens-q" in more else \
+                        ("--seqlen", 90)
+                    j = self.object("run", "--pass", "fwd+bwd", "--head-dim",
+                                    24, "--heads", 4, "--kv-heads", 2, *sizes,
+                                    *more, "--dropout", 0.3, "--seed", 4,
+                                    "--check", env=env)
+                    self.assertTrue(j["check"]["ok"], j["check"])
+
     def test_zero_times_what_is_not_finite_is_nan(self):
         v = np.random.default_rng(0).standard_normal((1, 2, 70, 16))
         v[0, 0, 33, 3], v[0, 1, 7], v[0, 1, 50, 2] = np.inf, np.nan, -np.inf

@@ -44,8 +44,9 @@ static const struct Type {
 } types[] = {{"f16", "dtype=f16", true, true},
              {"bf16", "dtype=bf16", true, false},
              {"tf32", "dtype=f32 f32_math=tf32", false, false},
-             {"f32", "dtype=f32", false, true}};
-enum { ARCHS = 7, DIMS = 8, TYPES = 4, TRIES = 6 };
+             {"f32", "dtype=f32", false, true},
+             {"drop", "dtype=f16 dropout=1", false, true}};
+enum { ARCHS = 7, DIMS = 8, TYPES = 5, TRIES = 6 };
 enum { ROWS = ARCHS * (DIMS * TYPES * 2 + 1) };
 
 static Row rows[ROWS];
