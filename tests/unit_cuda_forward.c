@@ -410,7 +410,7 @@ static void a_fault_in_a_template_is_named_with_its_line(void **state) {
          "out of bounds"},
         {"cuda/stage/chunk_source.cu.in", "lo + (i32)row < w->k_hi", "1",
          "cuda/stage/copy.cu.in", "out of bounds"},
-        {"cuda/stage/place.cu.in", "(c ^ (row & 7)) * 16",
+        {"cuda/stage/place_of.cu.in", "(c ^ (row & 7)) * 16",
          "(c ^ (row + 1 & 7)) * 16", NULL, NULL},
         {"cuda/stage/pv.cu.in", "ldmatrix_x4_trans", "ldmatrix_x4", NULL, NULL},
         {"cuda/stage/keep.cu.in", "at < end", "at <= end", NULL, NULL},
