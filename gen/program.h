@@ -218,6 +218,7 @@ typedef struct Affine {
     int nterm;
     int32_t term[AFFINE_TERMS], lo[AFFINE_TERMS], hi[AFFINE_TERMS];
     int64_t mul[AFFINE_TERMS];
+    bool guard[AFFINE_TERMS]; /* may the value lie elsewhere? */
 } Affine;
 
 /* What a mask says of k in closed form: some way holds, a way being all its
@@ -238,6 +239,16 @@ void bounds_some(const ProgramBounds *x, const double *value, int64_t q0,
 /* Keys [*lo, *hi) that all of them see; for exact bounds of one way. */
 void bounds_all(const ProgramBounds *x, const double *value, int64_t q0,
                 int64_t q1, int64_t nk, int64_t *lo, int64_t *hi);
+
+/* ---- program_c_bound.c ------------------------------------------------- */
+
+/* The nodes whose values the facts take: roots for program_c_part. */
+int bounds_terms(const ProgramBounds *x, int *node, int most);
+/* Statements that set i64 lo, hi to what bounds_some and all_lo, all_hi to
+ * what bounds_all gives for i64 q0, q1, nk; after those of the terms' stage,
+ * which is STAGE_ENTRY unless heads are rows (c->rows) and a term takes h. */
+void program_c_bounds(const Program *p, const int *roots, int nroots,
+                      const ProgramC *c, const ProgramBounds *b, Str *out);
 
 /* ---- program_grad.c ---------------------------------------------------- */
 

@@ -11,7 +11,8 @@ enum { MOST_FACTOR = 1 << 24, MOST_ORS = 3 };
 
 typedef struct Finder {
     const Program *p;
-    const Range *range; /* over all a launch may hold */
+    const Range *range; /* over all a launch may hold, numbers read near */
+    const Range *wide;  /* the same, numbers read anything */
 } Finder;
 
 /* ---- linear forms ------------------------------------------------------ */
@@ -26,6 +27,8 @@ static bool add_term(const Finder *x, Affine *f, int node, int64_t mul) {
     f->term[i] = node;
     f->lo[i] = (int32_t)x->range[node].lo;
     f->hi[i] = (int32_t)x->range[node].hi;
+    f->guard[i] = x->wide[node].lo < x->range[node].lo ||
+                  x->wide[node].hi > x->range[node].hi;
     f->mul[i] = i < f->nterm ? f->mul[i] + mul : mul;
     f->nterm += i == f->nterm;
     return llabs(f->mul[i]) < MOST_FACTOR;
@@ -183,14 +186,15 @@ static bool read_near(void *user, int tensor, int rank, const Range *index,
 
 bool program_bounds(const Program *p, ProgramBounds *out) {
     ProgramTile all = program_everywhere();
-    all.read = read_near;
-    all.user = (void *)p;
-    Range *known = malloc((size_t)p->count * sizeof *known);
+    Range *known = malloc((size_t)p->count * 2 * sizeof *known);
     *out = (ProgramBounds){.nway = 1, .exact = true};
     if (!known)
         return false;
+    program_ranges(p, &all, p->root, known + p->count);
+    all.read = read_near;
+    all.user = (void *)p;
     program_ranges(p, &all, p->root, known);
-    const Finder x = {p, known};
+    const Finder x = {p, known, known + p->count};
     add_condition(&x, p->root, false, 0, out);
     free(known);
     return true;

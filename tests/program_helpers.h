@@ -218,3 +218,29 @@ READS(f32, float, vec, F32, 1)
 READS(f16, float, vec, F16, 1)
 READS(i32, int, ivec, I32, 1)
 READS(bool, int, ivec, BOOL, -1)
+
+/* ---- loop bounds ------------------------------------------------------- */
+
+/* Cuts [*lo, *hi) down to the keys k for which k_mul * k + rest <= 0. */
+static inline void cut_keys(i64 k_mul, i64 rest, i64 *lo, i64 *hi) {
+    i64 by = k_mul < 0 ? -k_mul : k_mul;
+    if (!by) {
+        if (rest > 0)
+            *hi = *lo;
+        return;
+    }
+    i64 at = -rest / by - (-rest % by < 0); /* rounded down */
+    if (k_mul > 0)
+        *hi = at + 1 < *hi ? at + 1 : *hi;
+    else
+        *lo = -at > *lo ? -at : *lo;
+}
+
+/* [*lo, *hi) grows to hold [begin, end), too. */
+static inline void join_keys(i64 begin, i64 end, i64 *lo, i64 *hi) {
+    if (begin >= end)
+        return;
+    int first = *lo == *hi;
+    *lo = first || begin < *lo ? begin : *lo;
+    *hi = first || end > *hi ? end : *hi;
+}

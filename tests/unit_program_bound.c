@@ -276,43 +276,6 @@ static void masks_people_write_are_decided_sharply(void **state) {
 
 /* ---- loop bounds ------------------------------------------------------- */
 
-static void random_line(uint64_t *seed, Str *out) {
-    static const char *const free_of_qk[] = {"off", "len[b]", "h * 3", "nk",
-                                             "7", "0 - b", "len[b] - h"};
-    switch (below(seed, 4)) {
-    case 0: str_addf(out, "k"); break;
-    case 1: str_addf(out, "%d * k + %s", below(seed, 7) - 3,
-                     free_of_qk[below(seed, 7)]); break;
-    case 2: str_addf(out, "q - k * %d", below(seed, 3)); break;
-    default: str_addf(out, "%d * q + %s - (k - q)", below(seed, 5) - 2,
-                      free_of_qk[below(seed, 7)]);
-    }
-}
-
-static void random_lines(uint64_t *seed, int depth, Str *out) {
-    static const char *const compare[] = {"<", "<=", ">", ">=", "=="};
-    static const char *const call[] = {"", "abs", "min", "max"};
-    str_addf(out, "(");
-    if (depth && below(seed, 3)) {
-        str_addf(out, below(seed, 4) ? "" : "!");
-        random_lines(seed, depth - 1, out);
-        str_addf(out, below(seed, 3) ? " && " : " || ");
-        random_lines(seed, depth - 1, out);
-    } else {
-        int which = below(seed, 8);
-        which = which < 4 ? which : 0;
-        str_addf(out, "%s(", call[which]);
-        random_line(seed, out);
-        if (which > 1) {
-            str_addf(out, ", ");
-            random_line(seed, out);
-        }
-        str_addf(out, ") %s ", compare[below(seed, 5)]);
-        random_line(seed, out);
-    }
-    str_addf(out, ")");
-}
-
 /* First and last + 1 of the keys that some, and that all, of the queries see;
  * whether they are without a gap. */
 typedef struct Keys {
