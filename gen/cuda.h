@@ -32,10 +32,12 @@ int cuda_bwd_registers(const attnc_spec *s, const Device *d, const Tile *t);
  * own rows, Q and dO or K and V, in the place of which results leave; y: a
  * stage of the others; table: of those what is no row, when they are queries;
  * p: FMA kernels' weights. Rows are kept as in CudaSmem. */
+/* clang-format off */
 #define CUDA_BWD_SMEM_LIST(X)                                                  \
     X(dim)                                                                     \
     X(dim_v) X(x1) X(x2) X(y1) X(y2) X(table) X(stage_bytes) X(p) X(pitch1)    \
         X(pitch2) X(p_pitch) X(total)
+/* clang-format on */
 typedef struct CudaBwdSmem {
 #define X(name) int64_t name;
     CUDA_BWD_SMEM_LIST(X)

@@ -107,19 +107,23 @@ typedef struct Param {
 } Param;
 
 /* Run-time sizes a grid or a buffer can depend on. */
+/* clang-format off */
 #define DIM_LIST(X)                                                            \
     X(ONE) X(BATCH) X(HEADS) X(KV_HEADS) X(GROUP) X(SEQLEN_Q) X(SEQLEN_K)      \
     X(ROWS) X(TOTAL_Q) X(PARTS)
+/* clang-format on */
 /* GROUP = heads / kv_heads; ROWS = GROUP * seqlen_q, the query rows that share
  * one key head; TOTAL_Q = rows of the packed Q (varlen), else batch*seqlen_q;
  * PARTS = MOST_PARTS, a constant: divided by MOST_PARTS / P it is P */
 enum { MOST_PARTS = 8 };
+/* clang-format off */
 enum dim {
 #define X(name) DIM_##name,
     DIM_LIST(X)
 #undef X
     DIM_COUNT
 };
+/* clang-format on */
 
 typedef struct Factor {
     int dim;     /* enum dim */
@@ -131,6 +135,7 @@ typedef struct Extent {
     Factor f[5];
 } Extent;
 
+/* clang-format off */
 #define ROLE_LIST(X)                                                           \
     X(fwd) X(fwd_split) X(combine)                                             \
     X(delta) X(bwd) X(bwd_dkdv) X(bwd_dq) X(dq_sum) X(dsink)
@@ -140,6 +145,7 @@ enum role {
 #undef X
     ROLE_COUNT
 };
+/* clang-format on */
 
 enum { PLAN_STEPS = 8, PLAN_BUFS = 16, STEP_PARAMS = 80 };
 
@@ -329,7 +335,7 @@ const char *tile_family_name(int family);
 const char *tile_field_name(int family, int i);
 /* Index of the field of that name, or -1. */
 int tile_field_index(int family, const char *name);
-const char *tile_from_name(int from); /* pin | table | model | safe */
+const char *tile_from_name(int from);     /* pin | table | model | safe */
 void tile_print(const Tile *t, Str *out); /* "cpu_fwd block_q=384 ..." */
 /* Sets the named fields of *t from "block_q=384,keys=4". */
 int tile_parse(const char *pairs, Tile *t, Err *e);
@@ -365,8 +371,7 @@ bool tile_is_cuda(int family);
 bool tile_cuda_legal(const attnc_spec *s, const Device *d, const Tile *t,
                      char why[TILE_WHY]);
 void tile_cuda_each(const attnc_spec *s, const attnc_shape *h, const Device *d,
-                    Tile *t, void (*fn)(void *user, const Tile *t),
-                    void *user);
+                    Tile *t, void (*fn)(void *user, const Tile *t), void *user);
 void tile_cuda_safe(Tile *t);
 /* Registers a thread of the emitted kernel will want, estimated. */
 int tile_cuda_registers(const attnc_spec *s, const Device *d, const Tile *t);
@@ -384,12 +389,12 @@ int tile_cuda_threads(const Tile *t); /* of a block */
  * pages of 128, then 64, 32, 16 bytes of each row, [page][row][bytes], with
  * their 16-byte chunks swizzled; rows of fma tiles are f32 at a pitch. */
 typedef struct CudaSmem {
-    int64_t dim, dim_v;       /* columns kept of Q, K; of V, O */
-    int64_t q, k, v;          /* tiles; of K and V the first stage */
-    int64_t p;                /* fma: weights, f32 [block_q][block_k] */
-    int64_t o;                /* O on its way out, over what is done with */
+    int64_t dim, dim_v; /* columns kept of Q, K; of V, O */
+    int64_t q, k, v;    /* tiles; of K and V the first stage */
+    int64_t p;          /* fma: weights, f32 [block_q][block_k] */
+    int64_t o;          /* O on its way out, over what is done with */
     int64_t k_stages, v_stages, k_bytes, v_bytes; /* of one stage */
-    int64_t q_pitch, v_pitch, p_pitch; /* fma; K as Q */
+    int64_t q_pitch, v_pitch, p_pitch;            /* fma; K as Q */
     int64_t total;
 } CudaSmem;
 void cuda_smem(const attnc_spec *s, const Device *d, const Tile *t,
@@ -426,8 +431,7 @@ void model_figures(const attnc_spec *s, const attnc_shape *h, const Device *d,
 
 /* Keys between the first one any of `width` neighbouring queries sees and
  * the last one, summed over all queries. */
-double model_key_span(const attnc_spec *s, const attnc_shape *h,
-                      int64_t width);
+double model_key_span(const attnc_spec *s, const attnc_shape *h, int64_t width);
 
 /* ---- model_cuda.c ------------------------------------------------------ */
 

@@ -159,8 +159,8 @@ static const double EXP_INSTRUCTIONS = 16, EXP_AVX512 = 9;
 static const double BLOCK_START = 60; /* a sub-block meets a key block */
 /* Drawing and dropping, a vector of weights: 7.3 cycles on Zen 3. */
 static const double DROPOUT = 7;
-static const double ADD_ACROSS = 3;   /* fitted: two shuffles, an addition */
-static const double FEW_START = 300;  /* vecs=0: a row meets a key block */
+static const double ADD_ACROSS = 3;  /* fitted: two shuffles, an addition */
+static const double FEW_START = 300; /* vecs=0: a row meets a key block */
 static const double ITEM_START = 500;
 static const double TRANSPOSE = 4; /* a vector of Q in or O out */
 static const double COPY = 2;      /* a vector of K or V */

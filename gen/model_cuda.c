@@ -16,7 +16,7 @@ static const double CONTENTION = 0.15;  /* of smem time not hidden by mma */
 static const double SOFTMAX_SLOTS = 5;  /* max, ffma, ex2, add, pack, moves */
 static const double MASK_SLOTS = 2;     /* compare and select */
 static const double SOFTCAP_SLOTS = 6, ALIBI_SLOTS = 2;
-static const double DROPOUT_SLOTS = 7; /* an eighth of a call, then select */
+static const double DROPOUT_SLOTS = 7;  /* an eighth of a call, then select */
 static const double STEP_SLOTS = 40;    /* of a warp: loop, waits, addresses */
 static const double BARRIER = 200;      /* cycles: also filling the pipes */
 static const double LATENCY = 800;      /* cycles until a load has landed */

@@ -25,12 +25,14 @@
     X(tune, 1, "measure tiles")                                                \
     X(bench, 1, "benchmarks")                                                  \
     X(build, 1, "bundles of kernels")
+/* clang-format off */
 enum verb {
 #define X(name, later, doc) VERB_##name,
     VERB_LIST(X)
 #undef X
     VERB_COUNT
 };
+/* clang-format on */
 
 enum option_kind { FIELD, TEXT, MAYBE, FLAG, LATER };
 enum option_verbs {
@@ -106,6 +108,7 @@ int luaspec_read(const char *path, Options *o, Err *e);
 
 /* ---- problem.c --------------------------------------------------------- */
 
+/* clang-format off */
 #define SIZE_LIST(X)                                                           \
     X(batch) X(heads) X(kv_heads) X(seqlen_q) X(seqlen_k) X(head_dim)          \
     X(head_dim_v) X(total_q) X(total_k)
@@ -115,6 +118,7 @@ enum size_id {
 #undef X
     SIZE_COUNT
 };
+/* clang-format on */
 
 /* A size and who said so first. */
 typedef struct Size {
@@ -135,15 +139,7 @@ enum tensor {
     TENSORS
 };
 /* Files that may be given: tensors and per-head vectors. */
-enum file {
-    FILE_q,
-    FILE_k,
-    FILE_v,
-    FILE_dout,
-    FILE_sink,
-    FILE_alibi,
-    FILES
-};
+enum file { FILE_q, FILE_k, FILE_v, FILE_dout, FILE_sink, FILE_alibi, FILES };
 
 /* What is asked for, whole and checked. */
 typedef struct Problem {
@@ -158,8 +154,8 @@ typedef struct Problem {
     double scale, softcap; /* scale NaN: the default */
     double dropout_p;
     uint64_t dropout_seed, dropout_offset;
-    uint64_t seed; /* of random inputs */
-    int threads;   /* 0: the default */
+    uint64_t seed;   /* of random inputs */
+    int threads;     /* 0: the default */
     Npy file[FILES]; /* fd -1: not given */
 } Problem;
 

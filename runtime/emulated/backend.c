@@ -137,8 +137,7 @@ static int add_gradients(const Launch *n, const int32_t *cu_q,
             : add_tensor(n, "dv", &a->dv, a->kv_heads, cu_k, a->seqlen_k,
                          s->head_dim_v, EMU_WRITE_ONCE);
     rc = rc ? rc : add_array(n, "dlse", a->dlse, lse, EMU_READ);
-    return rc ? rc
-              : add_array(n, "dsink", a->dsink, a->heads, EMU_WRITE_ONCE);
+    return rc ? rc : add_array(n, "dsink", a->dsink, a->heads, EMU_WRITE_ONCE);
 }
 
 static int add_arguments(const Launch *n) {
