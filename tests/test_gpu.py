@@ -72,10 +72,22 @@ class Gpu(Case):
         self.assertEqual(p.stdout.count("of flash"), 4)
 
     def test_correctness_on_an_emulated_device(self):
-        self.run_gpu("--host", "--target", "emu:sm_80", "--sections",
-                     "correct", "--most", "5", "--only", SMALL, rc=0)
-        self.assertEqual([x["ok"] for x in self.results()["correct"]["lines"]],
-                         [True] * 5)
+        for way, most in (("fwd", 5), ("bwd", 2)):
+            only = json.dumps({**json.loads(SMALL), "pass": way})
+            self.run_gpu("--host", "--target", "emu:sm_80", "--sections",
+                         "correct", "--most", str(most), "--only", only, rc=0)
+            lines = self.results()["correct"]["lines"]
+            self.assertEqual([x["ok"] for x in lines], [True] * most)
+
+    def test_gradients_and_dropout_on_this_cpu(self):
+        only = json.dumps({"pass": "bwd", "dropout": 0.2, "head_dim": 24,
+                           "heads": [4, 2], "lengths": [20, 37],
+                           "lens": "varlen", "score": "sink"})
+        self.run_gpu("--host", "--target", "cpu", "--sections", "correct",
+                     "--most", "2", "--only", only, rc=0)
+        for x in self.results()["correct"]["lines"]:
+            self.assertTrue(x["ok"])
+            self.assertEqual(set(x["errors"]), {"dq", "dk", "dv", "dsink"})
 
     def test_what_fails_is_told_and_loses_nothing(self):
         source = os.path.join(_attnc.SOURCE, "tests/fake/cuda.c")

@@ -6,12 +6,15 @@ import random
 import numpy as np
 
 import abi
+import grads
 from _cli import attention, mask, rel_err, round_to
+from _dropout import grow, kept
 
 # ||x - ref|| / ||ref|| : 4 eps of the type, or what unfused attention needs.
 LIMIT = {"f32": 4e-6, "tf32": 2e-3, "f16": 2e-3, "bf16": 1.6e-2}
 MASKS = ("none", "causal", "window", "prefix")
 AXES = {
+    "pass": ("fwd", "fwd", "bwd"),
     "dtype": ("f16", "bf16", "f32", "tf32"),
     "head_dim": (64, 128, 16, 32, 40, 72, 80, 96, 160, 256, 1, 8, 57, 200),
     "head_dim_v": (0, 0, 0, 64, 32, 128, 24),
@@ -22,6 +25,7 @@ AXES = {
     "lens": ("none", "none", "lens_k", "varlen"),
     "offset": (0, 2, 1),
     "score": ("", "", "softcap", "alibi", "sink", "softcap alibi sink"),
+    "dropout": (0, 0, 0.2),
     "layout": ("bhnd", "bnhd", "padded", "odd"),
     "lse": (True, True, False),
 }
@@ -29,10 +33,12 @@ AXES = {
 
 def first_cases():
     """What matters most comes first: each type, mask and common size."""
-    for dtype in AXES["dtype"]:
-        for kind in MASKS:
-            for dim in (64, 128):
-                yield {"dtype": dtype, "head_dim": dim, "mask": kind}
+    for way in ("fwd", "bwd"):
+        for dtype in AXES["dtype"]:
+            for kind in MASKS:
+                for dim in (64, 128):
+                    yield {"dtype": dtype, "head_dim": dim, "mask": kind,
+                           "pass": way}
 
 
 def all_cases(seed, chosen=None):
@@ -50,12 +56,13 @@ def all_cases(seed, chosen=None):
 
 def name_of(c):
     nq, nk = c["lengths"]
-    words = [c["dtype"], f"d{c['head_dim']}"]
+    words = [c["pass"], c["dtype"], f"d{c['head_dim']}"]
     words += [f"dv{c['head_dim_v']}"] if c["head_dim_v"] else []
     words += [c["mask"], f"{nq}x{nk}", "h{}/{}".format(*c["heads"])]
     words += [c["layout"]]
     words += [c["lens"]] if c["lens"] != "none" else []
     words += [c["score"].replace(" ", "+")] if c["score"] else []
+    words += [f"p{c['dropout']}"] if c["dropout"] else []
     words += ["" if c["lse"] else "nolse"]
     return " ".join(words).strip()
 
@@ -115,6 +122,9 @@ class Laid:
 POISON = {"f16": 0x7e5a, "bf16": 0x7fda, "f32": 0x7fc0005a}
 
 
+GRADS = {"dout": "o", "dq": "q", "dk": "k", "dv": "v"}
+
+
 class Problem:
     """One case with its numbers and the f64 result."""
 
@@ -123,6 +133,7 @@ class Problem:
         self.dtype = "f32" if c["dtype"] == "tf32" else c["dtype"]
         self.elem = 4 if self.dtype == "f32" else 2
         self.d, self.dv = c["head_dim"], c["head_dim_v"] or c["head_dim"]
+        self.bwd = c["pass"] == "bwd"
         self.h, self.hk = c["heads"]
         self.rng = np.random.default_rng(c["seed"])
         self.packed = c["lens"] == "varlen"
@@ -146,6 +157,7 @@ class Problem:
         self.prefix, self.mode = int(pick(0, 90)), self.case["offset"]
         if self.mode == 2 and self.case["lens"] != "lens_k":
             self.mode = 1
+        self.p, self.seed = self.case["dropout"], int(pick(0, 2 ** 62))
         self.softcap = 8.0 if "softcap" in score else 0.0
         self.slopes = np.abs(self.rng.standard_normal(self.h)) / 8 \
             if "alibi" in score else None
@@ -162,17 +174,20 @@ class Problem:
             b, nq, nk = 1, sum(self.qlen), sum(self.klen)
         shapes = {"q": (b, self.h, nq, self.d), "k": (b, self.hk, nk, self.d),
                   "v": (b, self.hk, nk, self.dv), "o": (b, self.h, nq, self.dv)}
+        for grad, of in GRADS.items():
+            shapes[grad] = shapes[of]
         self.laid = {n: Laid(s, self.case["layout"], self.elem, self.packed)
                      for n, s in shapes.items()}
         self.x = {n: round_to(self.rng.standard_normal(shapes[n]), self.dtype)
-                  for n in "qkv"}
+                  for n in ("q", "k", "v", "dout")}
         if not self.packed: # what lies behind a key length is never read
             for i, length in enumerate(self.klen):
                 self.x["k"][i, :, length:] = self.x["v"][i, :, length:] = np.nan
 
     def spec(self):
         c = self.case
-        return {"dtype": self.dtype, "head_dim": self.d, "mask": c["mask"],
+        return {"pass": c["pass"], "dropout": int(self.p > 0),
+                "dtype": self.dtype, "head_dim": self.d, "mask": c["mask"],
                 "head_dim_v": c["head_dim_v"],
                 "f32_math": "tf32" if c["dtype"] == "tf32" else "ieee",
                 "lens_k": int(c["lens"] == "lens_k"),
@@ -196,7 +211,8 @@ class Problem:
 
     def entry(self, name, b):
         """[1, H, n, d] of one batch entry or sequence."""
-        x, length = self.x[name], self.qlen if name == "q" else self.klen
+        x, rows = self.x[name], name in ("q", "dout")
+        length = self.qlen if rows else self.klen
         if not self.packed:
             return x[b:b + 1, :, :length[b]]
         start = sum(length[:b])
@@ -213,16 +229,28 @@ class Problem:
             return s
         return change
 
+    def keep(self, b):
+        if not self.p:
+            return None
+        k = kept(self.p, self.seed, 3, self.batch, self.h, self.qlen[b],
+                 self.klen[b])[b:b + 1]
+        return k * grow(self.p)
+
     def reference(self):
-        """[(O, LSE)] of each entry or sequence."""
+        """({gradient: (value, size)}, O, LSE) of each entry or sequence."""
         out = []
         scale = float(np.float32(1 / np.sqrt(self.d)))
         sink = None if self.sink is None else self.sink.astype(float)
         for b in range(self.batch):
             seen, off = self.visible(b)
-            out.append(attention(self.entry("q", b), self.entry("k", b),
-                                 self.entry("v", b), seen, scale,
-                                 self.score(off), sink))
+            x = [self.entry(n, b) for n in "qkv"]
+            if self.bwd:
+                out.append(grads.gradients(
+                    *x, self.entry("dout", b), seen, scale, self.score(off),
+                    sink, self.keep(b), self.softcap))
+            else:
+                out.append(({}, *attention(*x, seen, scale, self.score(off),
+                                           sink, self.keep(b))))
         return out
 
     # ---- in the device's memory ----
@@ -235,11 +263,15 @@ class Problem:
             bits = bits_of(self.x[n], self.dtype)
             out[n] = self.laid[n].buffer(nan, bits.dtype, bits)
         kind = np.uint32 if self.elem == 4 else np.uint16
-        out["o"] = self.laid["o"].buffer(POISON[self.dtype], kind)
-        if self.case["lse"]:
-            rows = self.laid["o"].shape
-            out["lse"] = np.full(rows[0] * rows[1] * rows[2] + 16,
-                                 POISON["f32"], np.uint32)
+        rows = self.laid["o"].shape
+        lse = np.full(rows[0] * rows[1] * rows[2] + 16, POISON["f32"],
+                      np.uint32)
+        if self.bwd:
+            self.add_backward(out, nan, kind, lse)
+        else:
+            out["o"] = self.laid["o"].buffer(POISON[self.dtype], kind)
+        if self.case["lse"] or self.bwd:
+            out["lse"] = lse
         if self.packed:
             out["cu_seqlens_q"] = np.cumsum([0] + self.qlen).astype(np.int32)
             out["cu_seqlens_k"] = np.cumsum([0] + self.klen).astype(np.int32)
@@ -251,6 +283,22 @@ class Problem:
             out["sink"] = self.sink
         return out
 
+    def add_backward(self, out, nan, kind, lse):
+        """O, LSE and dO go in; dQ, dK, dV and the sink's come out."""
+        self.ref = self.reference()
+        o = np.zeros(self.laid["o"].shape)
+        flat = lse[:-16].view(np.float32).reshape(o.shape[:3])
+        for b in range(self.batch):
+            self.part(o, b)[...] = self.ref[b][1]
+            self.part(flat, b)[...] = self.ref[b][2]
+        for n, x in (("o", o), ("dout", self.x["dout"])):
+            bits = bits_of(round_to(x, self.dtype), self.dtype)
+            out[n] = self.laid[n].buffer(nan, bits.dtype, bits)
+        for n in ("dq", "dk", "dv"):
+            out[n] = self.laid[n].buffer(POISON[self.dtype], kind)
+        if self.sink is not None:
+            out["dsink"] = np.full(self.h, POISON["f32"], np.uint32)
+
     def args(self, address):
         """address: {buffer name: where it lies}"""
         rows = self.laid["o"].shape
@@ -261,9 +309,14 @@ class Problem:
             a.mask_left, a.mask_right = self.left, self.right
         if self.case["mask"] == "prefix":
             a.mask_prefix = self.prefix
-        for n in "qkvo":
-            setattr(a, n, self.laid[n].tensor(address[n], self.elem))
-        for n in ("lens_k", "cu_seqlens_q", "cu_seqlens_k", "slopes", "sink"):
+        if self.p:
+            a.dropout_p, a.dropout_seed = self.p, self.seed
+            a.dropout_offset = 3
+        for n in self.laid:
+            if n in address:
+                setattr(a, n, self.laid[n].tensor(address[n], self.elem))
+        for n in ("lens_k", "cu_seqlens_q", "cu_seqlens_k", "slopes", "sink",
+                  "dsink"):
             if n in address:
                 setattr(a, n, address[n])
         if "lse" in address:
@@ -273,40 +326,69 @@ class Problem:
 
     # ---- the verdict ----
 
-    def part(self, x, b):
+    def part(self, x, b, length=None):
+        length = length or self.qlen
         if not self.packed:
-            return x[b:b + 1]
-        start = sum(self.qlen[:b])
-        return x[:, :, start:start + self.qlen[b]]
+            return x[b:b + 1, :, :length[b]]
+        start = sum(length[:b])
+        return x[:, :, start:start + length[b]]
 
-    def judge(self, o_flat, lse_flat):
-        """{"o": error, "lse": error, "why": text or None}"""
-        laid, why = self.laid["o"], None
-        if np.any(laid.outside(o_flat) != POISON[self.dtype]):
-            why = "wrote outside of O"
-        o = laid.cut(o_flat)
+    def outputs(self):
+        """Names of the buffers that a launch writes."""
+        more = ("dsink",) if self.sink is not None else ()
+        return ("dq", "dk", "dv") + more if self.bwd else \
+            ("o",) + ("lse",) * self.case["lse"]
+
+    def values(self, name, flat, faults):
+        """The elements of an output; what lies outside of it is looked at."""
+        laid = self.laid[name]
+        if np.any(laid.outside(flat) != POISON[self.dtype]):
+            faults.append(f"wrote outside of {name}")
+        x = laid.cut(flat)
         if self.dtype != "bf16":
-            o = o.view(np.float32 if self.elem == 4 else np.float16)
-        o = values_of(o, self.dtype)
-        ref = self.reference()
-        want = [r[0] for r in ref]
-        got = [self.part(o, b) for b in range(self.batch)]
-        err = rel_err(np.concatenate([x.ravel() for x in got] + [[0]]),
-                      np.concatenate([x.ravel() for x in want] + [[0]]))
-        worst = 0.0
-        if lse_flat is not None:
-            n = lse_flat.size - 16
-            if np.any(lse_flat[n:] != POISON["f32"]):
-                why = "wrote behind LSE"
-            lse = lse_flat[:n].view(np.float32).reshape(laid.shape[:3])
-            worst = max([self.lse_error(self.part(lse, b), ref[b][1])
-                         for b in range(self.batch)] + [0.0])
+            x = x.view(np.float32 if self.elem == 4 else np.float16)
+        return values_of(x, self.dtype)
+
+    def judge(self, flat):
+        """({output: error}, why it is refused or None)"""
+        faults = []
+        errors = self.judge_backward(flat, faults) if self.bwd else \
+            self.judge_forward(flat, faults)
         limit = LIMIT[self.case["dtype"]]
-        if why is None and not err <= limit:
-            why = f"O differs by {err:.3g}, accepted {limit:.1g}"
-        if why is None and not worst <= limit:
-            why = f"LSE differs by {worst:.3g}, accepted {limit:.1g}"
-        return {"o": float(err), "lse": float(worst), "why": why}
+        faults += [f"{n} differs by {e:.3g}, accepted {limit:.1g}"
+                   for n, e in errors.items() if not e <= limit]
+        return errors, faults[0] if faults else None
+
+    def judge_forward(self, flat, faults):
+        ref, o = self.reference(), self.values("o", flat["o"], faults)
+        want = [r[1].ravel() for r in ref] + [[0]]
+        got = [self.part(o, b).ravel() for b in range(self.batch)] + [[0]]
+        errors = {"o": rel_err(np.concatenate(got), np.concatenate(want))}
+        if "lse" in flat:
+            n = flat["lse"].size - 16
+            if np.any(flat["lse"][n:] != POISON["f32"]):
+                faults.append("wrote behind LSE")
+            lse = flat["lse"][:n].view(np.float32).reshape(o.shape[:3])
+            errors["lse"] = max(self.lse_error(self.part(lse, b), ref[b][2])
+                                for b in range(self.batch))
+        return errors
+
+    def judge_backward(self, flat, faults):
+        errors = {}
+        for n in ("dq", "dk", "dv"):
+            x = self.values(n, flat[n], faults)
+            length = self.qlen if n == "dq" else self.klen
+            parts = [self.part(x, b, length) for b in range(self.batch)]
+            errors[n] = grads.error(parts, *zip(*(r[0][n] for r in self.ref)))
+            for b in range(0 if self.packed or n == "dq" else self.batch):
+                if np.any(x[b, :, length[b]:] != 0):
+                    faults.append(f"{n} is not 0 behind a key length")
+        if "dsink" in flat:
+            value, size = (sum(r[0]["dsink"][i] for r in self.ref)
+                           for i in (0, 1))
+            errors["dsink"] = grads.error([flat["dsink"].view(np.float32)],
+                                          [value], [size])
+        return errors
 
     @staticmethod
     def lse_error(got, want):

@@ -118,7 +118,8 @@ class Record:
 
 def show(name, line):
     if name == "correct":
-        print(f"  {'ok  ' if line['ok'] else 'FAIL'} {line['name']}"
+        says = {True: "ok  ", False: "FAIL", None: "none"}[line["ok"]]
+        print(f"  {says} {line['name']}"
               + (f": {line['why']}" if line.get("why") else ""), flush=True)
     elif name == "timing" and "who" in line:
         what = f"{line['tflops']:8.1f} TFLOP/s {line['ms']:9.4f} ms" \
@@ -214,8 +215,10 @@ def against_flash(record):
 
 def summary(record):
     lines = record.all["sections"].get("correct", {}).get("lines", [])
-    good = sum(line["ok"] for line in lines)
-    print(f"\ncorrect: {good} of {len(lines)}")
+    good = sum(line["ok"] is True for line in lines)
+    none = sum(line["ok"] is None for line in lines)
+    print(f"\ncorrect: {good} of {len(lines)}"
+          + (f", {none} refused" if none else ""))
     for (d, mask, n), share in against_flash(record).items():
         print(f"  d{d:<4} {mask:6} n{n:<6} {share:6.1%} of flash")
     for name, s in record.all["sections"].items():
