@@ -346,7 +346,8 @@ static void write_templates(const char *dir, const char *name, const char *from,
             fputs(to, f);
             at += strlen(from);
         } else {
-            assert_true(strcmp(t->name, name) != 0);
+            if (!strcmp(t->name, name))
+                fail_msg("%s has no '%s': renew the plant", name, from);
             at = t->text;
         }
         fwrite(at, 1, t->len - (size_t)(at - t->text), f);
