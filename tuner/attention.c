@@ -43,8 +43,20 @@ static double micros(Bench *b, Case *c, Call *call) {
 
 /* ---- attnc ------------------------------------------------------------- */
 
+/* The O and LSE that a backward reads. */
+static int forward_first(Bench *b, const Case *c) {
+    attnc_spec spec = c->spec;
+    attnc_args a;
+    spec.pass = ATTNC_PASS_FWD;
+    case_tensors(b, c, &a);
+    a.workspace = NULL;
+    return attnc_run(b->ctx, &spec, &a, NULL) ? say_error(c->name) : 0;
+}
+
 static int prepare(Bench *b, Case *c) {
     attnc_args sizes;
+    if (c->spec.pass == ATTNC_PASS_BWD && forward_first(b, c))
+        return -1;
     if (attnc_prepare(b->ctx, &c->spec, &c->shape, &c->plan))
         return say_error(c->name);
     case_tensors(b, c, &sizes);

@@ -249,8 +249,9 @@ static void bench_free(Bench *b) {
 int main(int argc, char **argv) {
     Bench b = {.threads = threads_here(), .progress = isatty(2)};
     bool list = false;
-    if (argc == 2 && !strcmp(argv[1], "--rss-child"))
-        return rss_child();
+    if (argc == 3 && !strcmp(argv[1], "--rss-child"))
+        return rss_child(strcmp(argv[2], "bwd") ? ATTNC_PASS_FWD
+                                                : ATTNC_PASS_BWD);
     int status = options(&b, argc, argv, &list);
     if (status >= 0)
         return status;

@@ -41,7 +41,7 @@ typedef struct Case {
     attnc_spec spec;   /* attention: what to run */
     attnc_shape shape; /* at which sizes */
     bool bnhd;         /* rows of all heads of a position lie together */
-    int part;          /* prepare: which of its times */
+    int part;          /* prepare: which of its times; memory: pass */
     const char *target, *tile; /* compile: for what, with what pinned */
     int rivals; /* so many cases before this one are slower, one hopes: the
                  * ratio says how many times */
@@ -96,7 +96,7 @@ int cases_make(Bench *b);
 /* Cuts the tensors of c out of b->arena into *a. */
 void case_tensors(const Bench *b, const Case *c, attnc_args *a);
 int64_t case_bytes(const Case *c);
-/* Operations of the two products over the visible pairs. */
+/* Operations of the two products, or five, over the visible pairs. */
 double case_flops(const Case *c);
 
 /* ---- attention.c: samples of a running kernel -------------------------- */
@@ -112,7 +112,7 @@ enum part { PART_COLD, PART_EMIT, PART_COMPILE, PART_LOAD, PART_OWN };
 Sample sample_cold, sample_disk, sample_memory_hit, sample_explain, sample_link;
 Sample sample_rss;
 /* The child process behind sample_rss: prints MiB beyond the tensors. */
-int rss_child(void);
+int rss_child(int pass);
 
 /* ---- compile.c: samples of making kernels for GPUs -------------------- */
 

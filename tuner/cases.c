@@ -57,6 +57,25 @@ static void forward(Bench *b, int dtype, const int *lengths) {
             }
 }
 
+/* The gradients: five products for each pair. */
+static void backward(Bench *b) {
+    for (int d = 64; d <= 128; d += 64)
+        for (int m = 0; m < 2; m++)
+            for (int n = 1024; n <= 4096; n *= 4)
+                for (int heads = 1; heads <= HEADS; heads *= HEADS) {
+                    char name[48];
+                    snprintf(name, sizeof name, "f32 d%d %s n%d heads%d", d,
+                             masks[m], n, heads);
+                    Case *c = add(b, "backward", "GFLOP/s", sample_flops, name);
+                    if (!c)
+                        continue;
+                    sizes(c, ATTNC_F32, d, m, n);
+                    c->spec.pass = ATTNC_PASS_BWD;
+                    c->shape.heads = c->shape.kv_heads = heads;
+                    c->peak = PEAK_FMA;
+                }
+}
+
 /* Rows of one head a multiple of 4 KiB apart, where caches have few sets. */
 static void strides(Bench *b) {
     static const int heads[] = {15, 16, 32};
@@ -181,6 +200,8 @@ static void around(Bench *b) {
         {"prepare", "found in memory", "ns", sample_memory_hit, 0},
         {"prepare", "attnc explain, a process", "ms", sample_explain, 0},
         {"memory", "beyond tensors, n65536 d64", "MiB", sample_rss, 0},
+        {"memory", "backward, beyond tensors, n16384 d64", "MiB", sample_rss,
+         ATTNC_PASS_BWD},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         Case *c =
@@ -236,6 +257,7 @@ int cases_make(Bench *b) {
     forward(b, ATTNC_F32, lengths);
     forward(b, ATTNC_F16, fewer);
     forward(b, ATTNC_BF16, fewer);
+    backward(b);
     strides(b);
     decode(b);
     small(b);
@@ -252,13 +274,18 @@ static int64_t elements(const Case *c, int64_t heads, int64_t n) {
     return c->shape.batch * heads * n * c->spec.head_dim;
 }
 
-/* Q, K, V, O one behind the other, each from a new page on. */
+/* Q, K, V, O one behind the other, each from a new page on; with a backward
+ * their gradients too, and LSE. */
 enum { PAGE = 4096 };
 
 int64_t case_bytes(const Case *c) {
+    const attnc_shape *s = &c->shape;
     int64_t e = dtype_bytes(c->spec.dtype);
-    return 2 * elements(c, c->shape.heads, c->shape.seqlen_q) * e +
-           2 * elements(c, c->shape.kv_heads, c->shape.seqlen_k) * e + 5 * PAGE;
+    int64_t bytes = 2 * elements(c, s->heads, s->seqlen_q) * e +
+                    2 * elements(c, s->kv_heads, s->seqlen_k) * e + 5 * PAGE;
+    if (c->spec.pass == ATTNC_PASS_FWD)
+        return bytes;
+    return 2 * bytes + 4 * s->batch * s->heads * s->seqlen_q;
 }
 
 static attnc_tensor cut(const Case *c, char **at, int64_t heads, int64_t n) {
@@ -283,6 +310,15 @@ void case_tensors(const Bench *b, const Case *c, attnc_args *a) {
     a->o = cut(c, &at, s->heads, s->seqlen_q);
     a->k = cut(c, &at, s->kv_heads, s->seqlen_k);
     a->v = cut(c, &at, s->kv_heads, s->seqlen_k);
+    if (c->spec.pass == ATTNC_PASS_BWD) {
+        a->dq = cut(c, &at, s->heads, s->seqlen_q);
+        a->dout = cut(c, &at, s->heads, s->seqlen_q);
+        a->dk = cut(c, &at, s->kv_heads, s->seqlen_k);
+        a->dv = cut(c, &at, s->kv_heads, s->seqlen_k);
+        a->lse = (float *)at;
+        a->lse_stride_h = s->seqlen_q;
+        a->lse_stride_b = s->heads * s->seqlen_q;
+    }
     if (c->spec.dropout) {
         a->dropout_p = 0.1;
         a->dropout_seed = 20260;
@@ -292,6 +328,8 @@ void case_tensors(const Bench *b, const Case *c, attnc_args *a) {
 }
 
 double case_flops(const Case *c) {
-    return 4.0 * c->spec.head_dim * model_visible(&c->spec, &c->shape) *
+    double products = c->spec.pass == ATTNC_PASS_BWD ? 5 : 2;
+    return 2 * products * c->spec.head_dim *
+           model_visible(&c->spec, &c->shape) *
            (double)(c->shape.batch * c->shape.heads);
 }

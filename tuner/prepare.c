@@ -137,26 +137,32 @@ static double peak_mib(void) {
     return (double)kib / 1024.0;
 }
 
-/* A causal forward of 65536 x 64 in a process that does nothing else; the
- * workspace counts as attnc's. */
-int rss_child(void) {
-    enum { N = 65536, D = 64 };
+/* A causal forward of 65536 x 64, or a backward of 16384 x 64, in a process
+ * that does nothing else; the workspace counts as attnc's. */
+int rss_child(int pass) {
+    enum { D = 64, TENSORS = 8 };
+    const int64_t n = pass == ATTNC_PASS_BWD ? 16384 : 65536;
     attnc_spec spec = ATTNC_SPEC_DEFAULT;
     attnc_args a = ATTNC_ARGS_INIT;
     attnc_options options = ATTNC_OPTIONS_INIT;
     attnc_context *ctx;
-    size_t bytes = (size_t)N * D * sizeof(float);
-    char *data = malloc(4 * bytes);
+    size_t bytes = (size_t)n * D * sizeof(float);
+    int used = pass == ATTNC_PASS_BWD ? TENSORS : 4;
+    char *data = malloc((size_t)used * bytes + (size_t)n * sizeof(float));
     if (!data)
         return 4;
-    memset(data, 0, 4 * bytes);
+    memset(data, 0, (size_t)used * bytes + (size_t)n * sizeof(float));
     double before = peak_mib();
-    attnc_tensor *t[] = {&a.q, &a.k, &a.v, &a.o};
-    for (int i = 0; i < 4; i++)
-        *t[i] = (attnc_tensor){data + i * bytes, 0, 0, D};
+    attnc_tensor *t[TENSORS] = {&a.q,    &a.k,  &a.v,  &a.o,
+                                &a.dout, &a.dq, &a.dk, &a.dv};
+    for (int i = 0; i < used; i++)
+        *t[i] = (attnc_tensor){data + (size_t)i * bytes, 0, 0, D};
+    if (pass == ATTNC_PASS_BWD)
+        a.lse = (float *)(data + TENSORS * bytes);
     a.batch = a.heads = a.kv_heads = 1;
-    a.seqlen_q = a.seqlen_k = N;
+    a.seqlen_q = a.seqlen_k = n;
     spec.mask = ATTNC_MASK_CAUSAL;
+    spec.pass = pass;
     options.target = "cpu";
     options.cache_dir = "";
     if (attnc_context_create(&options, &ctx) || attnc_run(ctx, &spec, &a, NULL))
@@ -169,7 +175,8 @@ int rss_child(void) {
 
 double sample_rss(Bench *b, Case *c) {
     char out[sizeof b->scratch + 8],
-        *argv[] = {"/proc/self/exe", "--rss-child", NULL};
+        *argv[] = {"/proc/self/exe", "--rss-child",
+                   c->part == ATTNC_PASS_BWD ? "bwd" : "fwd", NULL};
     double mib = -1;
     snprintf(out, sizeof out, "%s/rss", b->scratch);
     int status = run(argv, out);
