@@ -250,6 +250,16 @@ int bounds_terms(const ProgramBounds *x, int *node, int most);
 void program_c_bounds(const Program *p, const int *roots, int nroots,
                       const ProgramC *c, const ProgramBounds *b, Str *out);
 
+/* ---- program_c_verdict.c ----------------------------------------------- */
+
+/* Nodes with one value for a tile that the verdict takes: roots for
+ * program_c_part. -1: out of memory. */
+int verdict_roots(const Program *p, const ProgramC *c, int *node, int most);
+/* Statements that set `verdict` (enum verdict) of a tile: first and last query
+ * q0, q1, key k0, k1, head h0, h1 where heads are rows. */
+void program_c_verdict(const Program *p, const int *roots, int nroots,
+                       const ProgramC *c, Str *out);
+
 /* ---- program_grad.c ---------------------------------------------------- */
 
 enum program_index { INDEX_B, INDEX_H, INDEX_Q, INDEX_K, INDEX_CONST,

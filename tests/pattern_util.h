@@ -8,7 +8,7 @@
 #include "program_util.h"
 
 static inline Pattern pattern(const char *text, int64_t block, int64_t nq,
-                       int64_t nk) {
+                              int64_t nk) {
     Pattern p;
     Err e = {0};
     if (pattern_parse(text, block, &p, &e) || pattern_size(&p, nq, nk, &e))

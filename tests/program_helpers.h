@@ -244,3 +244,191 @@ static inline void join_keys(i64 begin, i64 end, i64 *lo, i64 *hi) {
     *lo = first || begin < *lo ? begin : *lo;
     *hi = first || end > *hi ? end : *hi;
 }
+
+/* ---- ranges of a tile -------------------------------------------------- */
+
+struct range {
+    int lo, hi;
+};
+
+static inline i64 least(i64 a, i64 b) {
+    return a < b ? a : b;
+}
+static inline i64 most(i64 a, i64 b) {
+    return a > b ? a : b;
+}
+static inline i64 size(i64 a) {
+    return a < 0 ? -a : a;
+}
+static inline struct range range_of(int lo, int hi) {
+    return (struct range){lo, hi};
+}
+static inline struct range range_any(void) {
+    return range_of(-2147483647 - 1, 2147483647);
+}
+/* Beyond int32 anything may come back. */
+static inline struct range range_fit(i64 lo, i64 hi) {
+    return lo < -2147483648LL || hi > 2147483647LL ? range_any()
+                                                   : range_of(lo, hi);
+}
+static inline struct range range_add(struct range a, struct range b) {
+    return range_fit((i64)a.lo + b.lo, (i64)a.hi + b.hi);
+}
+static inline struct range range_sub(struct range a, struct range b) {
+    return range_fit((i64)a.lo - b.hi, (i64)a.hi - b.lo);
+}
+static inline struct range range_mul(struct range a, struct range b) {
+    i64 w = (i64)a.lo * b.lo, x = (i64)a.lo * b.hi;
+    i64 y = (i64)a.hi * b.lo, z = (i64)a.hi * b.hi;
+    return range_fit(least(least(w, x), least(y, z)),
+                     most(most(w, x), most(y, z)));
+}
+static inline struct range range_neg(struct range a) {
+    return range_fit(-(i64)a.hi, -(i64)a.lo);
+}
+/* A divisor of 0 gives 0. */
+static inline struct range range_div(struct range a, struct range b) {
+    i64 lo = 0, hi = 0;
+    int any = b.lo <= 0 && b.hi >= 0;
+    for (int side = 0; side < 2; side++) {
+        i64 from = side ? most(b.lo, 1) : b.lo;
+        i64 to = side ? b.hi : least(b.hi, -1);
+        if (from > to)
+            continue;
+        i64 w = a.lo / from, x = a.lo / to, y = a.hi / from, z = a.hi / to;
+        i64 low = least(least(w, x), least(y, z));
+        i64 high = most(most(w, x), most(y, z));
+        lo = any ? least(lo, low) : low;
+        hi = any ? most(hi, high) : high;
+        any = 1;
+    }
+    return range_fit(lo, hi);
+}
+static inline struct range range_mod(struct range a, struct range b) {
+    i64 top = most(size(b.lo), size(b.hi));
+    i64 low = b.lo <= 0 && b.hi >= 0 ? 0 : least(size(b.lo), size(b.hi));
+    if (!top)
+        return range_of(0, 0);
+    if (low > most(size(a.lo), size(a.hi)))
+        return a;
+    if (top == low && a.lo / top == a.hi / top)
+        return range_of(a.lo % top, a.hi % top);
+    return range_of(a.lo < 0 ? -least(top - 1, -(i64)a.lo) : 0,
+                    a.hi > 0 ? least(top - 1, a.hi) : 0);
+}
+static inline struct range range_shl(struct range a, struct range b) {
+    if (a.lo == a.hi && b.lo == b.hi)
+        return range_of(shl_i32(a.lo, b.lo), shl_i32(a.lo, b.lo));
+    if (b.lo != b.hi || b.lo < 0 || b.lo > 31)
+        return range_any();
+    return range_fit(a.lo * (1LL << b.lo), a.hi * (1LL << b.lo));
+}
+static inline struct range range_shr(struct range a, struct range b) {
+    if (b.lo == b.hi)
+        return range_of(a.lo >> (b.lo & 31), a.hi >> (b.lo & 31));
+    return range_of(a.lo < 0 ? a.lo : 0, a.hi < 0 ? -1 : a.hi);
+}
+static inline struct range range_lt(struct range a, struct range b) {
+    return range_of(a.hi < b.lo, a.lo < b.hi);
+}
+static inline struct range range_le(struct range a, struct range b) {
+    return range_of(a.hi <= b.lo, a.lo <= b.hi);
+}
+static inline struct range range_eq(struct range a, struct range b) {
+    return range_of(a.lo == a.hi && b.lo == b.hi && a.lo == b.lo,
+                    a.hi >= b.lo && b.hi >= a.lo);
+}
+static inline struct range range_not(struct range a) {
+    return range_of(!a.hi, !a.lo);
+}
+static inline struct range range_ne(struct range a, struct range b) {
+    return range_not(range_eq(a, b));
+}
+static inline struct range range_and(struct range a, struct range b) {
+    return range_of(a.lo & b.lo, a.hi & b.hi);
+}
+static inline struct range range_or(struct range a, struct range b) {
+    return range_of(a.lo | b.lo, a.hi | b.hi);
+}
+/* 2^n - 1 that covers x >= 0. */
+static inline int bits_below(int x) {
+    x |= x >> 1;
+    x |= x >> 2;
+    x |= x >> 4;
+    x |= x >> 8;
+    return x | x >> 16;
+}
+static inline struct range range_bit_and(struct range a, struct range b) {
+    if (a.lo == a.hi) {
+        struct range c = a;
+        a = b;
+        b = c;
+    }
+    if (b.lo == b.hi && a.lo == a.hi)
+        return range_of(a.lo & b.lo, a.lo & b.lo);
+    if (b.lo == b.hi && b.lo >= 0 && bits_below(b.lo) == b.lo &&
+        (a.lo & ~b.lo) == (a.hi & ~b.lo)) /* as a modulo 2^n */
+        return range_of(a.lo & b.lo, a.hi & b.lo);
+    if (a.lo < 0 && b.lo < 0)
+        return range_any();
+    return range_of(0, a.lo < 0 ? b.hi : b.lo < 0 ? a.hi : least(a.hi, b.hi));
+}
+static inline struct range range_bit_or(struct range a, struct range b) {
+    if (a.lo == a.hi && b.lo == b.hi)
+        return range_of(a.lo | b.lo, a.lo | b.lo);
+    if (a.lo < 0 || b.lo < 0)
+        return range_any();
+    return range_of(most(a.lo, b.lo), bits_below(most(a.hi, b.hi)));
+}
+static inline struct range range_bit_xor(struct range a, struct range b) {
+    if (a.lo == a.hi && b.lo == b.hi)
+        return range_of(a.lo ^ b.lo, a.lo ^ b.lo);
+    if (a.lo < 0 || b.lo < 0)
+        return range_any();
+    return range_of(0, bits_below(most(a.hi, b.hi)));
+}
+static inline struct range range_bit_not(struct range a) {
+    return range_of(~a.hi, ~a.lo);
+}
+static inline struct range range_min(struct range a, struct range b) {
+    return range_of(least(a.lo, b.lo), least(a.hi, b.hi));
+}
+static inline struct range range_max(struct range a, struct range b) {
+    return range_of(most(a.lo, b.lo), most(a.hi, b.hi));
+}
+static inline struct range range_abs(struct range a) {
+    if (a.lo >= 0)
+        return a;
+    return range_fit(a.hi >= 0 ? 0 : -(i64)a.hi, most(-(i64)a.lo, a.hi));
+}
+static inline struct range range_select(struct range c, struct range a,
+                                        struct range b) {
+    if (c.lo)
+        return a;
+    return c.hi ? range_of(least(a.lo, b.lo), most(a.hi, b.hi)) : b;
+}
+
+/* All elements in a box of indices; one step outside stands for all. */
+#define RANGE_READS(name)                                                      \
+    static inline struct range range_read_##name##_1(const struct tensor *t,   \
+                                                     struct range i) {         \
+        struct range r = {2147483647, -2147483647 - 1};                        \
+        for (i64 x = most(i.lo, -1); x <= least(i.hi, t->n[0]); x++) {         \
+            int y = read_##name##_1(t, x);                                     \
+            r = range_of(least(r.lo, y), most(r.hi, y));                       \
+        }                                                                      \
+        return r.lo > r.hi ? range_of(0, 0) : r;                               \
+    }                                                                          \
+    static inline struct range range_read_##name##_2(                          \
+        const struct tensor *t, struct range i, struct range j) {              \
+        struct range r = {2147483647, -2147483647 - 1};                        \
+        for (i64 x = most(i.lo, -1); x <= least(i.hi, t->n[0]); x++) {         \
+            for (i64 z = most(j.lo, -1); z <= least(j.hi, t->n[1]); z++) {     \
+                int y = read_##name##_2(t, x, z);                              \
+                r = range_of(least(r.lo, y), most(r.hi, y));                   \
+            }                                                                  \
+        }                                                                      \
+        return r.lo > r.hi ? range_of(0, 0) : r;                               \
+    }
+RANGE_READS(i32)
+RANGE_READS(bool)

@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Programs printed as C, compiled, give the bits of the evaluator: scalars and
  * lanes, forward and gradient. */
-#include <dlfcn.h>
-#include <unistd.h>
-
-#include "program_util.h"
+#include "program_load.h"
 
 enum { LANES = 8 };
 
@@ -60,9 +57,6 @@ static void heads_that_share_a_key_are_rows(void **state) {
 
 /* ---- compiled ---------------------------------------------------------- */
 
-#define OPERANDS_C                                                             \
-    "const struct tensor *T, int b, int nq, int nk, int off, "
-
 static void add_body(const Program *p, const int *root, int n,
                      const ProgramC *c, Str *out) {
     for (int stage = 0; stage < STAGES; stage++)
@@ -103,54 +97,11 @@ static void add_functions(const Program *p, const int *root, int n, int i,
     str_addf(out, "}\n");
 }
 
-/* Compiles the text to a library and loads it. */
-static void *load(const Str *text) {
-    const char *source = getenv("SOURCE");
-    char dir[] = "/tmp/attnc-program-XXXXXX", path[64], command[512];
-    if (!source || system("cc --version >/dev/null 2>&1"))
-        skip();
-    assert_non_null(mkdtemp(dir));
-    snprintf(path, sizeof path, "%s/p.c", dir);
-    FILE *f = fopen(path, "w");
-    assert_non_null(f);
-    fprintf(f, "#include \"program_helpers.h\"\n");
-    for (int t = 0; t < RANDOM_ARRAYS; t++)
-        fprintf(f, "#define tensor_%s (&T[%d])\n",
-                (const char *const[]){"doc", "len", "slope", "bias", "row",
-                                      "on"}[t], t);
-    fwrite(text->text, 1, text->len, f);
-    fclose(f);
-    snprintf(command, sizeof command,
-             "cc -std=gnu11 -O1 -w -Wno-psabi -ffp-contract=off -I%s/tests "
-             "-shared -fPIC -o %s/p.so %s -lm", source, dir, path);
-    int status = system(command);
-    snprintf(path, sizeof path, "%s/p.so", dir);
-    void *library = status ? NULL : dlopen(path, RTLD_NOW);
-    snprintf(command, sizeof command, "rm -r %s", dir);
-    assert_int_equal(system(command), 0);
-    assert_non_null(library);
-    return library;
-}
-
 typedef void (*Scalar)(const void *T, int b, int nq, int nk, int off, int h,
                        int q, int k, float s, float dout, double *out);
 typedef void (*Lanes)(const void *T, int b, int nq, int nk, int off,
                       const int *h, const int *q, int k, const float *s,
                       const float *dout, double *out);
-
-/* struct tensor of program_helpers.h. */
-typedef struct Tensor {
-    const void *at;
-    int64_t n[4], step[4];
-} Tensor;
-
-static void fill_tensors(Tensor *tensor, const Data *data) {
-    for (int t = 0; t < RANDOM_ARRAYS; t++) {
-        tensor[t].at = data->array[t].at;
-        memcpy(tensor[t].n, data->array[t].n, sizeof tensor[t].n);
-        memcpy(tensor[t].step, data->array[t].stride, sizeof tensor[t].step);
-    }
-}
 
 static bool same(double a, double b) {
     return a == b || (a != a && b != b);
@@ -249,112 +200,11 @@ static void compiled_programs_give_the_same_bits(void **state) {
     str_free(&text);
 }
 
-/* ---- loop bounds ------------------------------------------------------- */
-
-typedef void (*BoundsOf)(const void *T, int b, int nq, int nk, int off, int h,
-                         int64_t q0, int64_t q1, int64_t out[4]);
-
-/* void bI(..., int h, i64 q0, i64 q1, i64 *out): lo, hi, all_lo, all_hi. */
-static void add_bounds(const Program *p, const ProgramBounds *x, int i,
-                       Str *out) {
-    const ProgramC c = {.rows = DEP_Q, .prefix = "t",
-                        .operand = {[OPERAND_nk] = "keys"}};
-    int root[AFFINE_WAYS * AFFINE_FACTS * AFFINE_TERMS];
-    int n = bounds_terms(x, root, sizeof root / sizeof *root);
-    str_addf(out, "void b%d(const struct tensor *T, int b, int nq, int keys, "
-                  "int off,\n         int h, i64 q0, i64 q1, i64 *out) {\n"
-                  "    const i64 nk = keys;\n", i);
-    program_c_part(p, root, n, &c, STAGE_ENTRY, out);
-    program_c_bounds(p, root, n, &c, x, out);
-    str_addf(out, "    out[0] = lo, out[1] = hi, out[2] = all_lo, "
-                  "out[3] = all_hi;\n}\n");
-}
-
-static void expect_keys(const Program *p, const ProgramBounds *x, int i,
-                        void *library, const Data *data, uint64_t *seed) {
-    static double value[PROGRAM_NODES];
-    Tensor tensor[RANDOM_ARRAYS];
-    char name[16];
-    fill_tensors(tensor, data);
-    snprintf(name, sizeof name, "b%d", i);
-    BoundsOf f = (BoundsOf)dlsym(library, name);
-    int b = below(seed, MANY_B), h = below(seed, MANY_H);
-    int64_t q0 = below(seed, MANY_Q), q1 = q0 + below(seed, 5);
-    int64_t out[4], want[4];
-    ProgramEnv env = env_at(data, b, h, 0, 0);
-    program_eval(p, &env, p->root, value);
-    bounds_some(x, value, q0, q1, MANY_K, &want[0], &want[1]);
-    bounds_all(x, value, q0, q1, MANY_K, &want[2], &want[3]);
-    f(tensor, b, MANY_Q, MANY_K, MANY_K - MANY_Q, h, q0, q1, out);
-    if (memcmp(out, want, sizeof out)) {
-        char *text = canonical(p);
-        fail_msg("%s: q %d..%d: %d..%d, %d..%d, not %d..%d, %d..%d", text,
-                 (int)q0, (int)q1, (int)out[0], (int)out[1], (int)out[2],
-                 (int)out[3], (int)want[0], (int)want[1], (int)want[2],
-                 (int)want[3]);
-    }
-}
-
-static void compiled_bounds_give_the_same_keys(void **state) {
-    (void)state;
-    static Program p[MANY];
-    static ProgramBounds x[MANY];
-    static Data data;
-    uint64_t seed = 32;
-    Str text = {0};
-    data_fill(&data, &seed);
-    data.len[0] = INT32_MAX - 3; /* where facts do not apply */
-    for (int i = 0; i < MANY; i++) {
-        Str mask = {0};
-        str_addf(&mask, RANDOM_TENSORS);
-        random_lines(&seed, i % 4, &mask);
-        p[i] = program(mask.text, PROGRAM_MASK);
-        assert_true(program_bounds(&p[i], &x[i]));
-        add_bounds(&p[i], &x[i], i, &text);
-        str_free(&mask);
-    }
-    void *library = load(&text);
-    for (int i = 0; i < MANY; i++) {
-        for (int j = 0; j < 10; j++)
-            expect_keys(&p[i], &x[i], i, library, &data, &seed);
-        program_free(&p[i]);
-    }
-    dlclose(library);
-    str_free(&text);
-}
-
-static void causal_bounds_are_two_cuts(void **state) {
-    (void)state;
-    const ProgramC c = {.rows = DEP_Q, .prefix = "t"};
-    Program p = program("k <= q + off", PROGRAM_MASK);
-    ProgramBounds x;
-    int root[4];
-    Str out = {0};
-    assert_true(program_bounds(&p, &x));
-    program_c_bounds(&p, root, bounds_terms(&x, root, 4), &c, &x, &out);
-    assert_string_equal(
-        out.text,
-        "    i64 lo = 0, hi = 0, all_lo = 0, all_hi = nk;\n"
-        "    {\n"
-        "        i64 begin = 0, end = nk;\n"
-        "        cut_keys(1, 0 - q1 - (i64)(off), &begin, &end);\n"
-        "        join_keys(begin, end, &lo, &hi);\n"
-        "    }\n"
-        "    {\n"
-        "        cut_keys(1, 0 - q0 - (i64)(off), &all_lo, &all_hi);\n"
-        "    }\n"
-        "    all_lo = all_lo < all_hi ? all_lo : all_hi;\n");
-    str_free(&out);
-    program_free(&p);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(parts_stand_where_they_change),
         cmocka_unit_test(heads_that_share_a_key_are_rows),
         cmocka_unit_test(compiled_programs_give_the_same_bits),
-        cmocka_unit_test(causal_bounds_are_two_cuts),
-        cmocka_unit_test(compiled_bounds_give_the_same_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
