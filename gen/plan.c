@@ -348,10 +348,6 @@ static int families_of(const Plan *p, const Pins *pins, int out[4], Err *e) {
     out[2] = -1;
     if (bwd && !cpu)
         cuda_bwd_families(&p->spec, &p->device, out);
-    if (bwd && !cpu && p->spec.dropout)
-        return err_set(e, ERR_REQUEST, "plan", "dropout",
-                       "1 is not there for pass=bwd on %s; nearest: 0",
-                       p->device.arch);
     if (!pins->builtin)
         return 0;
     if (!cpu)

@@ -27,6 +27,7 @@ static void features_of(Case *c) {
     s->softcap = random_int(0, 3) == 0;
     s->alibi = random_int(0, 3) == 0;
     s->sink = random_int(0, 3) == 0;
+    s->dropout = random_int(0, 2) == 0;
     c->mode = (int32_t)random_int(0, s->lens_k ? 2 : 1);
     c->offset = PICK(0, 0, 3, -5, 40);
     c->left = s->mask == ATTNC_MASK_WINDOW ? PICK(0, 9, 70, INT64_MAX) : 0;

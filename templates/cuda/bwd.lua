@@ -28,6 +28,10 @@ end
 -- ALiBi in the score: s - slope * far.
 alibi_args = when(S.alibi, ", float slope, float far")
 alibi_term = when(S.alibi, " - slope * abs_f32(far)")
+-- Dropout: a bit for each weight of a thread.
+kept_args = when(S.dropout, ", u32 kept")
+kept_bit = when(S.dropout, ", kept[i] >> j & 1")
+open_kept = when(S.dropout, "u32 kept[LANE_ROWS]; draw_kept(w, b, l, lo, kept);")
 
 -- All names that the two main steps share, each with code of its own.
 bwd_names = {}
@@ -38,7 +42,7 @@ for name in ([[
     copy_x1 copy_x2 copy_y1 copy_y2 copy_table load_others x1_at x2_at y1_at y2_at first_row
     row_of has_first has_second clear_sums open_lane clear_scores dots_1 dots_2 weigh drop
     weights put_weights add_1 add_2 odd clear_odd_1 clear_odd_2 put_1 put_2 save_1 save_2 store
-    step
+    step draw_kept
 ]]):gmatch("%S+") do bwd_names[#bwd_names + 1] = name end
 
 function bwd_tile(name, tensor, dim, kept, rows, pitch)
@@ -146,6 +150,7 @@ function shared_parts()
     if S.softcap then parts[#parts + 1] = "tanh_half" end
     for _, part in ipairs(parts) do include("cuda/stage/" .. part .. ".cu.in") end
     bwd_stage("family")
+    if S.dropout then include "cuda/stage/philox.cu.in" end
     bwd_stage("query_row", "dout")
     bwd_stage("query_row", "dq")
     bwd_stage("key_row", "dk")
