@@ -395,7 +395,8 @@ typedef struct CudaSmem {
     int64_t o;          /* O on its way out, over what is done with */
     int64_t k_stages, v_stages, k_bytes, v_bytes; /* of one stage */
     int64_t q_pitch, v_pitch, p_pitch;            /* fma; K as Q */
-    int64_t total;
+    int64_t team;  /* all of these, for a head; in a block as many as heads */
+    int64_t total; /* of the block */
 } CudaSmem;
 void cuda_smem(const attnc_spec *s, const Device *d, const Tile *t,
                CudaSmem *out);

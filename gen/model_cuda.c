@@ -32,7 +32,7 @@ enum { WARP = 32 };
 /* A tile's numbers under short names, and its place in shared memory. */
 typedef struct Block {
     bool mma;
-    double rows, keys, warps, stages, blocks, split;
+    double rows, keys, warps, stages, blocks, split, heads;
     bool q_regs, peel;
     double elem;
     CudaSmem smem;
@@ -56,10 +56,16 @@ static Block block_of(const attnc_spec *s, const Device *d, const Tile *t) {
         b.peel = v[T_mma_fwd_peel];
         b.blocks = v[T_mma_fwd_blocks];
         b.split = v[T_mma_fwd_split_k];
+        b.heads = v[T_mma_fwd_heads];
     } else {
         b.peel = v[T_fma_fwd_peel];
         b.blocks = v[T_fma_fwd_blocks];
         b.split = v[T_fma_fwd_split_k];
+        b.heads = v[T_fma_fwd_heads];
+    }
+    if (b.heads > 0) { /* as many small blocks */
+        b.warps = 1;
+        b.blocks *= b.heads;
     }
     cuda_smem(s, d, t, &b.smem);
     return b;
@@ -200,7 +206,9 @@ static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
     w.rows = (double)(group * h->seqlen_q);
     w.blocks = ceil(w.rows / b->rows);
     w.splits = b->split > 0 ? ceil((double)h->seqlen_k / b->split) : 1;
-    w.items = w.kv_heads * w.blocks * w.splits;
+    double share = fmax(b->heads, 1);
+    w.items = (double)h->batch * ceil((double)h->kv_heads / share) * share *
+              w.blocks * w.splits;
     w.block_keys = model_key_span(s, h, queries) / (double)h->seqlen_q;
     w.steps = steps_of(s, w.block_keys / w.splits, b->keys);
     w.resident = fmin(b->blocks, fmax(1, ceil(w.items / d->cores)));
@@ -302,7 +310,7 @@ static void fwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
     f->dram_bytes = dram_bytes(s, h, &w, b.elem);
     f->sram_bytes = l2_bytes(s, &w, b.elem);
     f->sram_footprint = (double)b.smem.total;
-    f->items = w.items;
+    f->items = w.items / fmax(b.heads, 1);
     f->waves = ceil(w.items / (d->cores * w.resident));
     f->occupancy = b.blocks * b.warps * WARP / d->max_threads;
     f->product_ms = c.product * all;

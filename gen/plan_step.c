@@ -164,6 +164,12 @@ static int split_of(const Tile *t) {
     return t->v[tile_field_index(t->family, "split_k")];
 }
 
+/* Heads that share a block: 1, unless the tile says more. */
+static int heads_of(const Tile *t) {
+    int i = tile_field_index(t->family, "heads");
+    return i >= 0 && t->v[i] ? t->v[i] : 1;
+}
+
 /* Items of fwd_split count splits fastest, then blocks of rows. */
 static Extent grid_of(const Step *s) {
     int rows = s->tile.v[0], family = s->tile.family;
@@ -174,7 +180,9 @@ static Extent grid_of(const Step *s) {
         return cuda_bwd_grid(s);
     if (s->role == ROLE_fwd_split)
         return extent4(DIM_ROWS, rows, DIM_SEQLEN_K, split_of(&s->tile));
-    return extent4(DIM_ROWS, rows, DIM_ONE, 1);
+    Extent x = extent4(DIM_ROWS, rows, DIM_ONE, 1);
+    x.f[1].div = heads_of(&s->tile);
+    return x;
 }
 
 static void add_buf(Plan *p, const char *name, int64_t fixed, int split_k) {

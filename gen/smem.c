@@ -73,4 +73,10 @@ void cuda_smem(const attnc_spec *s, const Device *d, const Tile *t,
         mma_layout(s, d, t, out);
     else if (t->family == TILE_fma_fwd)
         fma_layout(s, t, out);
+    else
+        return;
+    bool mma = t->family == TILE_mma_fwd;
+    int heads = t->v[mma ? T_mma_fwd_heads : T_fma_fwd_heads];
+    out->team = heads ? up(out->total, TILE_ALIGN) : out->total;
+    out->total = heads ? heads * out->team : out->total;
 }

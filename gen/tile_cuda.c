@@ -20,10 +20,12 @@ bool tile_is_cuda(int family) {
 typedef struct Fwd {
     bool mma;
     int block_q, block_k, warps, rows, stages, q_regs, peel, blocks, split_k;
+    int heads, team; /* team: warps that share a head */
 } Fwd;
 
 static Fwd fwd_of(const Tile *t) {
     const int32_t *v = t->v;
+    int heads = v[T_mma_fwd_heads];
     if (t->family == TILE_mma_fwd)
         return (Fwd){true,
                      v[T_mma_fwd_block_q],
@@ -34,7 +36,10 @@ static Fwd fwd_of(const Tile *t) {
                      v[T_mma_fwd_q_regs],
                      v[T_mma_fwd_peel],
                      v[T_mma_fwd_blocks],
-                     v[T_mma_fwd_split_k]};
+                     v[T_mma_fwd_split_k],
+                     heads,
+                     heads ? 1 : v[T_mma_fwd_warps]};
+    heads = v[T_fma_fwd_heads];
     return (Fwd){false,
                  v[T_fma_fwd_block_q],
                  v[T_fma_fwd_block_k],
@@ -44,7 +49,9 @@ static Fwd fwd_of(const Tile *t) {
                  0,
                  v[T_fma_fwd_peel],
                  v[T_fma_fwd_blocks],
-                 v[T_fma_fwd_split_k]};
+                 v[T_fma_fwd_split_k],
+                 heads,
+                 heads ? 1 : v[T_fma_fwd_warps]};
 }
 
 static void set_fwd(Tile *t, const Fwd *f) {
@@ -54,11 +61,12 @@ static void set_fwd(Tile *t, const Fwd *f) {
         v[T_mma_fwd_warps] = f->warps, v[T_mma_fwd_rows] = f->rows;
         v[T_mma_fwd_stages] = f->stages, v[T_mma_fwd_q_regs] = f->q_regs;
         v[T_mma_fwd_peel] = f->peel, v[T_mma_fwd_blocks] = f->blocks;
+        v[T_mma_fwd_heads] = f->heads;
     } else {
         v[T_fma_fwd_block_q] = f->block_q, v[T_fma_fwd_block_k] = f->block_k;
         v[T_fma_fwd_warps] = f->warps, v[T_fma_fwd_rows] = f->rows;
         v[T_fma_fwd_stages] = f->stages, v[T_fma_fwd_peel] = f->peel;
-        v[T_fma_fwd_blocks] = f->blocks;
+        v[T_fma_fwd_blocks] = f->blocks, v[T_fma_fwd_heads] = f->heads;
     }
 }
 
@@ -79,7 +87,7 @@ static int copy_registers(const Device *d, const Fwd *f, const CudaSmem *m,
     int64_t bytes = m->k_bytes > m->v_bytes ? m->k_bytes : m->v_bytes;
     if (d->cp_async)
         return 0;
-    return (int)(bytes * elem / (f->mma ? elem : 4)) / (f->warps * WARP * 4) +
+    return (int)(bytes * elem / (f->mma ? elem : 4)) / (f->team * WARP * 4) +
            HELD_REGISTERS;
 }
 
@@ -205,7 +213,8 @@ static bool fwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
         {"q_regs", f.q_regs, 0, 1},
         {"peel", f.peel, 0, 1},
         {"blocks", f.blocks, 1, 32},
-        {"split_k", f.split_k, 0, 1 << 30},
+        {"split_k", f.split_k, 0, f.heads ? 0 : 1 << 30},
+        {"heads", f.heads, 0, BLOCK_THREADS / WARP},
     };
     if (f.mma && !has_mma(s, d, why))
         return false;
@@ -214,11 +223,15 @@ static bool fwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
         !tile_whole("block_k", f.block_k, "", unit, why) ||
         !tile_whole("split_k", f.split_k, "block_k = ", f.block_k, why))
         return false;
-    if (f.block_q != f.warps * f.rows)
+    if (f.heads && f.heads != f.warps)
         return tile_refuse(why,
-                           "block_q=%d is not warps*rows = %d; nearest "
-                           "block_q=%d",
-                           f.block_q, f.warps * f.rows, f.warps * f.rows);
+                           "heads=%d, a warp for each, but warps=%d; nearest "
+                           "heads=%d",
+                           f.heads, f.warps, f.warps);
+    if (f.block_q != f.team * f.rows)
+        return tile_refuse(why, "block_q=%d is not %s = %d; nearest block_q=%d",
+                           f.block_q, f.heads ? "rows" : "warps*rows",
+                           f.team * f.rows, f.team * f.rows);
     cuda_smem(s, d, t, &m);
     return fits_smem(d, &f, &m, why) && fits_sm(s, d, t, &f, why);
 }
@@ -305,14 +318,27 @@ static void walk_keys(const Walk *w, Fwd *f) {
     }
 }
 
+/* Heads so short that a warp has room for all rows of one: several share a
+ * block, for an SM holds fewer blocks than warps. */
+static void walk_heads(const Walk *w, Fwd f) {
+    f.team = 1;
+    for (f.heads = 2; f.heads <= 8; f.heads *= 2) {
+        f.warps = f.heads;
+        if (f.heads <= w->h->kv_heads)
+            walk_keys(w, &f);
+    }
+}
+
 /* Blocks of more rows than there are waste their warps, so of those only the
  * smallest is looked at. */
 static void walk_fwd(const Walk *w, bool mma) {
     int64_t rows = w->h->heads / w->h->kv_heads * w->h->seqlen_q;
     for (int warps = 1; warps <= 8; warps *= 2)
         for (int r = mma ? 16 : 8; r <= 32; r *= 2) {
-            Fwd f = {.mma = mma, .warps = warps, .rows = r};
+            Fwd f = {.mma = mma, .warps = warps, .rows = r, .team = warps};
             f.block_q = warps * r;
+            if (warps == 1 && rows <= r)
+                walk_heads(w, f);
             if (f.block_q / 2 >= rows && warps * r > 64)
                 continue;
             walk_keys(w, &f);
@@ -356,6 +382,7 @@ void tile_cuda_safe(Tile *t) {
              .block_q = 2 * unit,
              .block_k = unit,
              .warps = 2,
+             .team = 2,
              .rows = unit,
              .stages = 2,
              .blocks = 1};

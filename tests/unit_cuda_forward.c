@@ -403,10 +403,10 @@ static void check_told(attnc_context *context, const Plant *plant) {
 static void a_fault_in_a_template_is_named_with_its_line(void **state) {
     (void)state;
     static const Plant plants[] = {
-        {"cuda/stage/pipeline_1_1.cu.in", "    ARRIVE(0);\n", "    WAIT(0);\n",
+        {"cuda/stage/pipeline_1_1.cu.in", "    team_sync();\n", "",
          "cuda/stage/", "not ordered"},
-        {"cuda/stage/pipeline_1_1.cu.in", "    WAIT(0);\n", "",
-         "cuda/stage/pv.cu.in", "asynchronous copy"},
+        {"cuda/stage/pipeline_1_1.cu.in", "    WAIT(0);\n    meet_v",
+         "    meet_v", "cuda/stage/pv.cu.in", "asynchronous copy"},
         {"cuda/stage/store.cu.in", "(i32)row < w->count", "1", "cuda/stage/",
          "out of bounds"},
         {"cuda/stage/chunk_source.cu.in", "lo + (i32)row < w->k_hi", "1",

@@ -30,6 +30,28 @@ static void a_dense_forward_is_one_step(void **state) {
     assert_non_null(strstr(s->entry, "attn_fwd_bf16_d128_none__sm_90a_"));
 }
 
+/* An SM holds fewer blocks than warps: tiny ones leave it idle. */
+static void short_heads_share_blocks(void **state) {
+    (void)state;
+    const char *few = "seqlen_q=16 seqlen_k=16 heads=16 kv_heads=16 batch=999";
+    const char *alone = "seqlen_q=16 seqlen_k=16 heads=8 kv_heads=1 batch=999";
+    Plan p = plan("dtype=f16", few, "A100", NULL);
+    const Step *s = &p.step[0];
+    int heads = s->tile.v[T_mma_fwd_heads];
+    assert_true(heads >= 2);
+    assert_int_equal(s->threads, 32 * heads);
+    assert_true(s->fig.items == 999 * 16 / heads);
+    const int64_t dims[DIM_COUNT] = {[DIM_ONE] = 1,
+                                     [DIM_BATCH] = 3,
+                                     [DIM_KV_HEADS] = 2 * heads + 1,
+                                     [DIM_ROWS] = 16};
+    assert_int_equal(extent_size(&s->grid, dims), 3 * 3);
+    p = plan("dtype=f16", alone, "A100", NULL);
+    assert_int_equal(p.step[0].tile.v[T_mma_fwd_heads], 0);
+    p = plan("dtype=f16", "seqlen_q=512 seqlen_k=512 batch=64", "A100", NULL);
+    assert_int_equal(p.step[0].tile.v[T_mma_fwd_heads], 0);
+}
+
 /* The chips' figures, not their names, make the tiles differ. */
 static void tiles_differ_between_chips(void **state) {
     (void)state;
@@ -249,6 +271,7 @@ static void a_plan_takes_little_time(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_dense_forward_is_one_step),
+        cmocka_unit_test(short_heads_share_blocks),
         cmocka_unit_test(tiles_differ_between_chips),
         cmocka_unit_test(every_spec_has_a_plan_on_every_chip),
         cmocka_unit_test(decoding_is_split_and_combined),

@@ -58,6 +58,10 @@ static void reasons_name_the_limit(void **state) {
                    "wants 462 registers a thread, there are 255 with blocks=1");
     expect_illegal(&a100, s, "blocks=33",
                    "blocks=33 is out of range; accepted 1..32");
+    expect_illegal(&a100, s, "heads=2",
+                   "heads=2, a warp for each, but warps=4; nearest heads=4");
+    expect_illegal(&a100, s, "heads=4",
+                   "block_q=128 is not rows = 32; nearest block_q=32");
     expect_illegal(&t4, s, "stages=3",
                    "stages=3 is out of range; accepted 2..2");
     expect_illegal(&t4, s, "block_q=256,warps=8,blocks=1",
@@ -156,13 +160,15 @@ static void check_layout(const attnc_spec *s, const Device *d, const Tile *t) {
     assert_true(m.k_bytes >= keys * m.dim * elem);
     assert_true(m.v_bytes >= keys * m.dim_v * elem);
     assert_int_equal(m.v, m.k + m.k_stages * m.k_bytes);
-    assert_true(m.v + m.v_stages * m.v_bytes <= m.total);
-    assert_true(m.q + rows * m.dim * elem <= m.total);
-    assert_true(m.o + rows * m.dim_v * elem <= m.total);
+    assert_true(m.v + m.v_stages * m.v_bytes <= m.team);
+    assert_true(m.q + rows * m.dim * elem <= m.team);
+    assert_true(m.o + rows * m.dim_v * elem <= m.team);
     if (mma && t->v[T_mma_fwd_q_regs])
         assert_true(m.q >= m.k + m.k_bytes); /* the first K arrives with Q */
     else
         assert_true(m.q + rows * m.dim * elem <= m.k);
+    int heads = t->v[mma ? T_mma_fwd_heads : T_fma_fwd_heads];
+    assert_int_equal(m.total, m.team * (heads ? heads : 1));
     if (mma)
         assert_true(m.q % 1024 == 0 && m.k % 1024 == 0 && m.v % 1024 == 0);
     else

@@ -23,6 +23,8 @@ function enter(a_step)
     split = step.role == "fwd_split"
     threads = step.threads
     if step.role == "combine" then return end
+    alone = T.heads > 0 -- a warp has a head for itself
+    team = alone and 32 or threads -- that share a head
     mma_family = T.q_regs ~= nil
     q_regs = T.q_regs == 1
     variant = not mma_family and "fma" or precise and "tf32" or "half"
@@ -34,7 +36,9 @@ function enter(a_step)
     steps_q = steps_32 + (tail_16 and 1 or 0)
     -- No tile reaches past the last key, none has rows to spare.
     whole_k = P.mult_k % T.block_k == 0 and not S.varlen and not S.lens_k
-    peel = T.peel == 1 and (masked or not whole_k)
+    -- All keys of a head are one tile: there is no loop and nothing to prefetch.
+    single = P.max_seqlen > 0 and P.max_seqlen <= T.block_k and not split
+    peel = T.peel == 1 and not single and (masked or not whole_k)
     whole_q = P.mult_q % T.block_q == 0 and not S.varlen
     tensors = {
         q = { rows = T.block_q, dim = S.head_dim, kept = L.dim, pitch = L.q_pitch },
@@ -58,11 +62,11 @@ function enter(a_step)
             -- From the first page of this width on.
             p.inside = i > 1 and x.pages[i - 1].width == p.width
                 and x.pages[i - 1].inside + p.width or 0
-            p.first, p.count = x.chunks, (x.rows * p.chunks + threads - 1) // threads
+            p.first, p.count = x.chunks, (x.rows * p.chunks + team - 1) // team
             p.left = x.bytes - p.at -- of the row's bytes, from here on
             -- Rows between chunks of a thread, where they share their place in a
             -- row and its swizzle.
-            p.step = threads % (8 * p.chunks) == 0 and threads // p.chunks
+            p.step = team % (8 * p.chunks) == 0 and team // p.chunks
             p.full = p.left >= p.chunks * x.size
             x.chunks = x.chunks + p.count
         end
