@@ -67,8 +67,7 @@ static bool keep_butterfly(const Pattern *p, int64_t a, int64_t e) {
     int64_t n = butterfly_size(p);
     int64_t x = (a * n / p->nbq) ^ (e * n / p->nbk);
     int64_t reach = p->a.m ? (int64_t)1 << p->a.m : n;
-    return a < p->a.global || e < p->a.global ||
-           (!(x & (x - 1)) && x < reach);
+    return a < p->a.global || e < p->a.global || (!(x & (x - 1)) && x < reach);
 }
 
 static bool keep_listed(const Pattern *p, int64_t h, int64_t a, int64_t e) {
@@ -90,14 +89,20 @@ static bool keep_block(const Pattern *p, int64_t h, int64_t a, int64_t e) {
     if (is_causal(p) && e > a)
         return false;
     switch (p->kind) {
-    case PATTERN_DS_LONGFORMER: return keep_longformer(p, a, e);
+    case PATTERN_DS_LONGFORMER:
+        return keep_longformer(p, a, e);
     case PATTERN_DS_BIGBIRD:
         return keep_longformer(p, a, e) || drawn(p, h, a, e);
-    case PATTERN_ORIG_BIGBIRD: return keep_bigbird(p, h, a, e);
-    case PATTERN_FIXED: return keep_fixed(p, h, a, e);
-    case PATTERN_DS_FIXED: return keep_ds_fixed(p, h, a, e);
-    case PATTERN_BUTTERFLY: return keep_butterfly(p, a, e);
-    default: return keep_listed(p, h, a, e);
+    case PATTERN_ORIG_BIGBIRD:
+        return keep_bigbird(p, h, a, e);
+    case PATTERN_FIXED:
+        return keep_fixed(p, h, a, e);
+    case PATTERN_DS_FIXED:
+        return keep_ds_fixed(p, h, a, e);
+    case PATTERN_BUTTERFLY:
+        return keep_butterfly(p, a, e);
+    default:
+        return keep_listed(p, h, a, e);
     }
 }
 
@@ -116,11 +121,13 @@ bool pattern_visible(const Pattern *p, int64_t h, int64_t i, int64_t j) {
     switch (p->kind) {
     case PATTERN_LOCAL_FT:
         return -(p->a.c / 2) <= d && d < (p->a.c + 1) / 2;
-    case PATTERN_LOCAL_LUCID: return see_lucid(p, i, j);
+    case PATTERN_LOCAL_LUCID:
+        return see_lucid(p, i, j);
     case PATTERN_ORIG_LONGFORMER:
         return (-p->a.w <= d && d <= p->a.w) || i < p->a.global ||
                j < p->a.global;
-    case PATTERN_STRIDED: return d <= 0 && -d % p->a.stride == 0;
+    case PATTERN_STRIDED:
+        return d <= 0 && -d % p->a.stride == 0;
     default:
         return keep_block(p, h, i / p->block, j / p->block) &&
                (!is_causal(p) || d <= 0);
@@ -170,9 +177,12 @@ static int64_t row_pairs(const Pattern *p, int64_t i, int64_t j0, int64_t j1) {
     switch (p->kind) {
     case PATTERN_LOCAL_FT:
         return overlap(i - p->a.c / 2, i + (p->a.c + 1) / 2, j0, j1);
-    case PATTERN_LOCAL_LUCID: return row_lucid(p, i, j0, j1);
-    case PATTERN_ORIG_LONGFORMER: return row_longformer(p, i, j0, j1);
-    case PATTERN_STRIDED: return row_strided(p, i, j0, j1);
+    case PATTERN_LOCAL_LUCID:
+        return row_lucid(p, i, j0, j1);
+    case PATTERN_ORIG_LONGFORMER:
+        return row_longformer(p, i, j0, j1);
+    case PATTERN_STRIDED:
+        return row_strided(p, i, j0, j1);
     default: /* kept, and causal */
         return overlap(0, i + 1, j0, j1);
     }
@@ -201,7 +211,7 @@ int pattern_verdict(const Pattern *p, int64_t h, int64_t a, int64_t e) {
     int64_t rows = least(p->block, p->nq - a * p->block);
     int64_t columns = least(p->block, p->nk - e * p->block);
     int64_t pairs = pattern_pairs(p, h, a, e);
-    return !pairs                  ? BLOCK_EMPTY
+    return !pairs                   ? BLOCK_EMPTY
            : pairs < rows * columns ? BLOCK_PARTIAL
                                     : BLOCK_FULL;
 }

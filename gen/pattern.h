@@ -13,10 +13,13 @@ enum pattern_kind {
     PATTERNS
 };
 
-enum { PATTERN_LEAST_BLOCK = 16, PATTERN_MOST_BLOCK = 256,
-       PATTERN_DRAWS = 64,
-       /* so that a n of butterfly stays in int32 in kernels */
-       PATTERN_MOST_BLOCKS = 46340 };
+enum {
+    PATTERN_LEAST_BLOCK = 16,
+    PATTERN_MOST_BLOCK = 256,
+    PATTERN_DRAWS = 64,
+    /* so that a n of butterfly stays in int32 in kernels */
+    PATTERN_MOST_BLOCKS = 46340
+};
 
 /* Arguments of all kinds; a kind uses those pattern.def lists for it. */
 typedef struct PatternArgs {
@@ -25,10 +28,10 @@ typedef struct PatternArgs {
 } PatternArgs;
 
 typedef struct Pattern {
-    int kind;        /* enum pattern_kind */
-    int64_t block;   /* B; of element-wise kinds the grain of their lists */
+    int kind;      /* enum pattern_kind */
+    int64_t block; /* B; of element-wise kinds the grain of their lists */
     PatternArgs a;
-    int64_t nq, nk;  /* lengths, after pattern_size */
+    int64_t nq, nk; /* lengths, after pattern_size */
     int64_t nbq, nbk;
     /* kind BSR: of block row a of head h the blocks
      * index[indptr[h' (nbq + 1) + a]] .., h' = 0 where bsr_heads is 1. */

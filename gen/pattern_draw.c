@@ -37,8 +37,8 @@ static void sample(const Pattern *p, int64_t h, int64_t a, int64_t lo,
     for (int i = 0; i < gone->n; i++)
         left -= lo <= gone->block[i] && gone->block[i] < hi;
     for (; count > 0 && left > 0; count--, left--) {
-        int64_t pick = (int64_t)((uint64_t)word(p, h, a, *n) *
-                                 (uint64_t)left >> 32);
+        int64_t pick =
+            (int64_t)((uint64_t)word(p, h, a, *n) * (uint64_t)left >> 32);
         int64_t block = lo + pick;
         for (int i = 0; i < gone->n; i++) {
             if (lo <= gone->block[i] && gone->block[i] <= block)

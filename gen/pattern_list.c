@@ -64,8 +64,8 @@ static void row_ds_fixed(Row *r) {
     const PatternArgs *x = &r->p->a;
     int64_t l = x->stride, end = r->p->nbk / l * l;
     int64_t first = l - (1 + r->h % x->verts) * x->global;
-    int64_t tail = end + first < r->p->nbk - x->global
-                       ? end + first : r->p->nbk - x->global;
+    int64_t tail = end + first < r->p->nbk - x->global ? end + first
+                                                       : r->p->nbk - x->global;
     tail = tail > 0 ? tail : 0;
     int64_t top = x->causal ? r->a + 1 : r->p->nbk;
     take(r, r->a / l * l, r->a / l * l + l);
@@ -128,8 +128,7 @@ static void row_bigbird(Row *r) {
 
 static void row_listed(Row *r) {
     const Pattern *p = r->p;
-    const int32_t *at =
-        p->indptr + (r->h % p->bsr_heads) * (p->nbq + 1) + r->a;
+    const int32_t *at = p->indptr + (r->h % p->bsr_heads) * (p->nbq + 1) + r->a;
     for (int32_t i = at[0]; i < at[1]; i++)
         take(r, p->index[i], (int64_t)p->index[i] + 1);
 }
@@ -144,15 +143,34 @@ static void row_fixed(Row *r) {
 /* Every block the row keeps, and few besides. */
 static void row_blocks(Row *r) {
     switch (r->p->kind) {
-    case PATTERN_DS_BIGBIRD: take_drawn(r); row_longformer(r); break;
-    case PATTERN_DS_LONGFORMER: row_longformer(r); break;
-    case PATTERN_ORIG_BIGBIRD: take_drawn(r); row_bigbird(r); break;
-    case PATTERN_STRIDED: row_strided(r); break;
-    case PATTERN_FIXED: row_fixed(r); break;
-    case PATTERN_DS_FIXED: row_ds_fixed(r); break;
-    case PATTERN_BUTTERFLY: row_butterfly(r); break;
-    case PATTERN_BSR: row_listed(r); break;
-    default: row_band(r);
+    case PATTERN_DS_BIGBIRD:
+        take_drawn(r);
+        row_longformer(r);
+        break;
+    case PATTERN_DS_LONGFORMER:
+        row_longformer(r);
+        break;
+    case PATTERN_ORIG_BIGBIRD:
+        take_drawn(r);
+        row_bigbird(r);
+        break;
+    case PATTERN_STRIDED:
+        row_strided(r);
+        break;
+    case PATTERN_FIXED:
+        row_fixed(r);
+        break;
+    case PATTERN_DS_FIXED:
+        row_ds_fixed(r);
+        break;
+    case PATTERN_BUTTERFLY:
+        row_butterfly(r);
+        break;
+    case PATTERN_BSR:
+        row_listed(r);
+        break;
+    default:
+        row_band(r);
     }
 }
 
@@ -171,8 +189,8 @@ static int no_memory(BlockList *x, Err *e) {
     return err_set(e, ERR_MEMORY, "sparsity", NULL, "out of memory");
 }
 
-static bool open_list(BlockList *x, int64_t rows, int64_t columns,
-                      int64_t full, int64_t part) {
+static bool open_list(BlockList *x, int64_t rows, int64_t columns, int64_t full,
+                      int64_t part) {
     *x = (BlockList){.rows = rows, .columns = columns};
     x->full_at = calloc((size_t)rows + 2, sizeof *x->full_at);
     x->part_at = calloc((size_t)rows + 2, sizeof *x->part_at);
@@ -199,10 +217,8 @@ int blocks_transpose(const BlockList *in, BlockList *out, Err *e) {
     if (!open_list(out, in->columns, in->rows, in->full_at[in->rows],
                    in->part_at[in->rows]))
         return no_memory(out, e);
-    turn(in->full_at, in->full, in->rows, in->columns, out->full_at,
-         out->full);
-    turn(in->part_at, in->part, in->rows, in->columns, out->part_at,
-         out->part);
+    turn(in->full_at, in->full, in->rows, in->columns, out->full_at, out->full);
+    turn(in->part_at, in->part, in->rows, in->columns, out->part_at, out->part);
     return 0;
 }
 

@@ -38,12 +38,15 @@ static void draw_path(const int64_t *at, const int32_t *block, int64_t rows,
 void pattern_svg(const BlockList *x, int width, Str *out) {
     long long rows = x->rows, columns = x->columns;
     long long height = columns ? (width * rows + columns - 1) / columns : 0;
-    str_addf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" "
-                  "height=\"%lld\" viewBox=\"0 0 %lld %lld\" "
-                  "shape-rendering=\"crispEdges\">\n", width, height, columns,
-             rows);
-    str_addf(out, "<title>%.2f %% of the blocks; dark: whole, light: in "
-                  "part</title>\n", 100 * blocks_density(x));
+    str_addf(out,
+             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" "
+             "height=\"%lld\" viewBox=\"0 0 %lld %lld\" "
+             "shape-rendering=\"crispEdges\">\n",
+             width, height, columns, rows);
+    str_addf(out,
+             "<title>%.2f %% of the blocks; dark: whole, light: in "
+             "part</title>\n",
+             100 * blocks_density(x));
     str_addf(out, "<rect width=\"%lld\" height=\"%lld\" fill=\"#eee\"/>\n",
              columns, rows);
     draw_path(x->part_at, x->part, x->rows, "#8ab", out);

@@ -9,8 +9,8 @@ static int64_t near(int64_t x) {
 }
 
 static void let_blocks(const Pattern *p, Str *out) {
-    str_addf(out, "let a = q / %lld; let e = k / %lld; ",
-             (long long)p->block, (long long)p->block);
+    str_addf(out, "let a = q / %lld; let e = k / %lld; ", (long long)p->block,
+             (long long)p->block);
 }
 
 /* Names for the numbers of blocks of queries and keys. */
@@ -60,20 +60,25 @@ static void fixed(const Pattern *p, Str *out) {
     long long l = p->a.stride;
     let_blocks(p, out);
     let_first(l, p->a.verts, p->a.vert, out);
-    str_addf(out, "k <= q && (a / %lld == e / %lld || e %% %lld >= f && "
-                  "e %% %lld < f + %lld)", l, l, l, l, (long long)p->a.vert);
+    str_addf(out,
+             "k <= q && (a / %lld == e / %lld || e %% %lld >= f && "
+             "e %% %lld < f + %lld)",
+             l, l, l, l, (long long)p->a.vert);
 }
 
 /* "let NAME = is block x of n global;" */
 static void let_global(const Pattern *p, const char *name, char x,
                        const char *n, Str *out) {
     long long l = p->a.stride, g = p->a.global;
-    str_addf(out, "let end_%c = %s / %lld * %lld; let tail_%c = "
-                  "max(min(end_%c + f, %s - %lld), 0); ", x, n, l, l, x, x, n,
-             g);
-    str_addf(out, "let %s = %c < end_%c && %c %% %lld >= f && %c %% %lld < "
-                  "f + %lld || end_%c < %s && tail_%c <= %c && %c < tail_%c + "
-                  "%lld; ", name, x, x, x, l, x, l, g, x, n, x, x, x, x, g);
+    str_addf(out,
+             "let end_%c = %s / %lld * %lld; let tail_%c = "
+             "max(min(end_%c + f, %s - %lld), 0); ",
+             x, n, l, l, x, x, n, g);
+    str_addf(out,
+             "let %s = %c < end_%c && %c %% %lld >= f && %c %% %lld < "
+             "f + %lld || end_%c < %s && tail_%c <= %c && %c < tail_%c + "
+             "%lld; ",
+             name, x, x, x, l, x, l, g, x, n, x, x, x, x, g);
 }
 
 static void ds_fixed(const Pattern *p, Str *out) {
@@ -102,8 +107,10 @@ static void butterfly(const Pattern *p, Str *out) {
     let_blocks(p, out);
     let_counts(p, out);
     let_power(out);
-    str_addf(out, "let x = (a * n / na) ^ (e * n / ne); %s((x & x - 1) == 0 "
-                  "&& x < ", p->a.causal ? "k <= q && " : "");
+    str_addf(out,
+             "let x = (a * n / na) ^ (e * n / ne); %s((x & x - 1) == 0 "
+             "&& x < ",
+             p->a.causal ? "k <= q && " : "");
     if (p->a.m)
         str_addf(out, "%lld", 1LL << p->a.m);
     else
@@ -120,7 +127,9 @@ bool pattern_program(const Pattern *p, Str *out) {
         str_addf(out, "q - k <= %lld && k - q < %lld", (long long)x->c / 2,
                  (long long)(x->c + 1) / 2);
         return true;
-    case PATTERN_LOCAL_LUCID: lucid(p, out); return true;
+    case PATTERN_LOCAL_LUCID:
+        lucid(p, out);
+        return true;
     case PATTERN_ORIG_LONGFORMER:
         str_addf(out, "abs(q - k) <= %lld || q < %lld || k < %lld",
                  (long long)x->w, (long long)x->global, (long long)x->global);
@@ -128,7 +137,9 @@ bool pattern_program(const Pattern *p, Str *out) {
     case PATTERN_STRIDED:
         str_addf(out, "k <= q && (q - k) %% %lld == 0", (long long)x->stride);
         return true;
-    case PATTERN_DS_LONGFORMER: longformer(p, out); return true;
+    case PATTERN_DS_LONGFORMER:
+        longformer(p, out);
+        return true;
     case PATTERN_DS_BIGBIRD:
         if (!x->random)
             longformer(p, out);
@@ -137,9 +148,16 @@ bool pattern_program(const Pattern *p, Str *out) {
         if (!x->random)
             bigbird(p, out);
         return !x->random;
-    case PATTERN_FIXED: fixed(p, out); return true;
-    case PATTERN_DS_FIXED: ds_fixed(p, out); return true;
-    case PATTERN_BUTTERFLY: butterfly(p, out); return true;
-    default: return false;
+    case PATTERN_FIXED:
+        fixed(p, out);
+        return true;
+    case PATTERN_DS_FIXED:
+        ds_fixed(p, out);
+        return true;
+    case PATTERN_BUTTERFLY:
+        butterfly(p, out);
+        return true;
+    default:
+        return false;
     }
 }

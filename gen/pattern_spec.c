@@ -133,8 +133,9 @@ static int set_argument(Pattern *p, Slice name, Slice value, Err *e) {
     if (x < a->lo || x > a->hi)
         return err_set(e, ERR_REQUEST, "sparsity", rows[p->kind].name,
                        "%s: %lld is out of range; accepted %lld..%lld, "
-                       "nearest %lld", a->name, (long long)x,
-                       (long long)a->lo, (long long)a->hi,
+                       "nearest %lld",
+                       a->name, (long long)x, (long long)a->lo,
+                       (long long)a->hi,
                        (long long)(x < a->lo ? a->lo : a->hi));
     *argument(p, a) = x;
     return 0;
@@ -151,9 +152,12 @@ static int set_block(Pattern *p, int64_t block, Err *e) {
         p->block > PATTERN_MOST_BLOCK)
         return err_set(e, ERR_REQUEST, "sparsity", "block",
                        "%lld is not a multiple of 16 from %d to %d; nearest "
-                       "%lld", (long long)block, PATTERN_LEAST_BLOCK,
+                       "%lld",
+                       (long long)block, PATTERN_LEAST_BLOCK,
                        PATTERN_MOST_BLOCK,
-                       (long long)(near < 16 ? 16 : near > 256 ? 256 : near));
+                       (long long)(near < 16    ? 16
+                                   : near > 256 ? 256
+                                                : near));
     return 0;
 }
 
@@ -163,13 +167,12 @@ static int check_arguments(const Pattern *p, Err *e) {
     if (p->kind != PATTERN_FIXED && p->kind != PATTERN_DS_FIXED)
         return 0;
     if (size > p->a.stride || p->a.verts > p->a.stride / size)
-        return err_set(e, ERR_REQUEST, "sparsity", rows[p->kind].name,
-                       "%lld groups of %lld columns do not fit a window of "
-                       "%lld blocks; nearest verts=%lld",
-                       (long long)p->a.verts, (long long)size,
-                       (long long)p->a.stride,
-                       (long long)(size > p->a.stride ? 1
-                                                      : p->a.stride / size));
+        return err_set(
+            e, ERR_REQUEST, "sparsity", rows[p->kind].name,
+            "%lld groups of %lld columns do not fit a window of "
+            "%lld blocks; nearest verts=%lld",
+            (long long)p->a.verts, (long long)size, (long long)p->a.stride,
+            (long long)(size > p->a.stride ? 1 : p->a.stride / size));
     return 0;
 }
 
@@ -188,8 +191,8 @@ int pattern_parse(const char *text, int64_t block, Pattern *p, Err *e) {
     const char *cursor = colon ? colon + 1 : "";
     while (next_pair(&cursor, ",", &key, &value)) {
         bool bare = !value.len && !memchr(key.p, '=', key.len + 1);
-        if (set_argument(p, bare ? (Slice){key.p, 0} : key,
-                         bare ? key : value, e))
+        if (set_argument(p, bare ? (Slice){key.p, 0} : key, bare ? key : value,
+                         e))
             return e->code;
     }
     if (p->kind == PATTERN_LOCAL_LUCID && p->a.causal)
@@ -232,8 +235,9 @@ static int size_butterfly(const Pattern *p, Err *e) {
     if (p->a.m > most)
         return err_set(e, ERR_REQUEST, "sparsity", "butterfly",
                        "m=%lld, but %lld blocks have %lld factors; nearest "
-                       "m=%lld, or 0 for all", (long long)p->a.m,
-                       (long long)nb, (long long)most, (long long)most);
+                       "m=%lld, or 0 for all",
+                       (long long)p->a.m, (long long)nb, (long long)most,
+                       (long long)most);
     return 0;
 }
 
@@ -263,7 +267,8 @@ static int check_rows(const Pattern *p, int64_t rows, Err *e) {
         if (p->indptr[i] < 0 || (i && p->indptr[i] < p->indptr[i - 1]))
             return err_set(e, ERR_REQUEST, "sparsity", "bsr",
                            "indptr falls at %lld; it must rise from row to "
-                           "row", (long long)(i ? i - 1 : 0));
+                           "row",
+                           (long long)(i ? i - 1 : 0));
     }
     if (last > p->indices)
         return err_set(e, ERR_REQUEST, "sparsity", "bsr",
@@ -295,26 +300,33 @@ int pattern_size(Pattern *p, int64_t nq, int64_t nk, Err *e) {
     p->nbq = (nq + p->block - 1) / p->block;
     p->nbk = (nk + p->block - 1) / p->block;
     switch (p->kind) {
-    case PATTERN_BUTTERFLY: return size_butterfly(p, e);
-    case PATTERN_BSR: return size_bsr(p, e);
+    case PATTERN_BUTTERFLY:
+        return size_butterfly(p, e);
+    case PATTERN_BSR:
+        return size_bsr(p, e);
     case PATTERN_ORIG_BIGBIRD:
         if (p->nbq != p->nbk)
             return err_set(e, ERR_REQUEST, "sparsity", "orig-bigbird",
                            "%lld blocks of queries and %lld of keys; it needs "
-                           "as many; nearest: ds-bigbird", (long long)p->nbq,
-                           (long long)p->nbk);
+                           "as many; nearest: ds-bigbird",
+                           (long long)p->nbq, (long long)p->nbk);
         return 0;
-    default: return 0;
+    default:
+        return 0;
     }
 }
 
 int64_t pattern_heads(const Pattern *p) {
     switch (p->kind) {
     case PATTERN_DS_BIGBIRD:
-    case PATTERN_ORIG_BIGBIRD: return p->a.random ? 0 : 1;
+    case PATTERN_ORIG_BIGBIRD:
+        return p->a.random ? 0 : 1;
     case PATTERN_FIXED:
-    case PATTERN_DS_FIXED: return p->a.verts;
-    case PATTERN_BSR: return p->bsr_heads;
-    default: return 1;
+    case PATTERN_DS_FIXED:
+        return p->a.verts;
+    case PATTERN_BSR:
+        return p->bsr_heads;
+    default:
+        return 1;
     }
 }

@@ -38,11 +38,14 @@ static inline Made random_pattern(uint64_t *seed, int i) {
     m.nq = 1 + below(seed, 400);
     m.nk = below(seed, 2) ? m.nq : 1 + below(seed, 400);
     switch (i % PATTERNS) {
-    case PATTERN_LOCAL_FT: sprintf(m.text, "local-ft:%d", w); break;
+    case PATTERN_LOCAL_FT:
+        sprintf(m.text, "local-ft:%d", w);
+        break;
     case PATTERN_LOCAL_LUCID:
-        sprintf(m.text, "local-lucid:w=%d,back=%d,forward=%d,causal=%d,"
-                        "exact=%d", w, below(seed, 3), below(seed, 3),
-                below(seed, 2), two);
+        sprintf(m.text,
+                "local-lucid:w=%d,back=%d,forward=%d,causal=%d,"
+                "exact=%d",
+                w, below(seed, 3), below(seed, 3), below(seed, 2), two);
         break;
     case PATTERN_DS_LONGFORMER:
         sprintf(m.text, "longformer:window=%d,global=%d,causal=%d", stride,
@@ -60,15 +63,19 @@ static inline Made random_pattern(uint64_t *seed, int i) {
                 below(seed, 100));
         m.nk = m.nq;
         break;
-    case PATTERN_STRIDED: sprintf(m.text, "strided:%d", w); break;
+    case PATTERN_STRIDED:
+        sprintf(m.text, "strided:%d", w);
+        break;
     case PATTERN_FIXED:
         sprintf(m.text, "fixed:stride=%d,vert=%d,verts=%d", stride, size,
                 1 + below(seed, stride / size));
         break;
     case PATTERN_DS_FIXED:
-        sprintf(m.text, "ds-fixed:stride=%d,global=%d,verts=%d,horizontal=%d,"
-                        "causal=%d", stride, size,
-                1 + below(seed, stride / size), below(seed, 2), two);
+        sprintf(m.text,
+                "ds-fixed:stride=%d,global=%d,verts=%d,horizontal=%d,"
+                "causal=%d",
+                stride, size, 1 + below(seed, stride / size), below(seed, 2),
+                two);
         break;
     default:
         sprintf(m.text, "butterfly:m=%d,global=%d,causal=%d", below(seed, 2),

@@ -123,7 +123,8 @@ class OutOfMemory(Case):
             f.write("#!/bin/sh\nkill -9 $$\n")
         os.chmod(clang, 0o755)
         self.refused(*SMALL, rc=4,
-                     env={"PATH": tools, "ATTNC_CACHE_DIR": self.path("c")},
+                     env={"PATH": tools, "ATTNC_CACHE_DIR": self.path("c"),
+                          "TMPDIR": self.dir},
                      says=("killed by signal 9", "was memory short?"))
 
 

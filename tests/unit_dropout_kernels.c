@@ -175,7 +175,8 @@ static void gradients_drop_what_the_forward_drops(void **state) {
             lse[n] = logf(NK);
         if (attnc_run(ctx, &spec, &a, NULL))
             fail_msg("%s", attnc_last_error()->text);
-        const Dropout d = {.seed = a.dropout_seed, .heads = 2,
+        const Dropout d = {.seed = a.dropout_seed,
+                           .heads = 2,
                            .threshold = dropout_threshold(a.dropout_p)};
         for (int n = 0; n < 2 * NQ * NK; n++) {
             int h = n / NK / NQ, i = n / NK % NQ, j = n % NK;

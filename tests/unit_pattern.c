@@ -58,8 +58,8 @@ static void densities_are_known(void **state) {
     static const struct {
         int nb;
         double density;
-    } rows[] = {{8, .5}, {16, 5 / 16.}, {32, 6 / 32.}, {64, 7 / 64.},
-                {128, 8 / 128.}};
+    } rows[] = {
+        {8, .5}, {16, 5 / 16.}, {32, 6 / 32.}, {64, 7 / 64.}, {128, 8 / 128.}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         Pattern p = pattern("butterfly", 64, 64 * rows[i].nb, 64 * rows[i].nb);
         BlockList x = list(&p, 0);
@@ -196,8 +196,7 @@ static void canonical_text_reads_back(void **state) {
     Pattern p = pattern("butterfly:3", 32, 1024, 1024);
     Str text = {0};
     pattern_print(&p, &text);
-    assert_string_equal(text.text,
-                        "butterfly:m=3,global=0,causal=0 block=32");
+    assert_string_equal(text.text, "butterfly:m=3,global=0,causal=0 block=32");
     str_free(&text);
     uint64_t seed = 43;
     for (int i = 0; i < PATTERNS * 4; i++) {

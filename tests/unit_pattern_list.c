@@ -87,7 +87,8 @@ static void programs_say_what_patterns_say(void **state) {
             int q = below(&seed, (int)p.nq), k = below(&seed, (int)p.nk);
             if (n % 2) /* near the diagonal */
                 k = q < p.nk ? q - below(&seed, q < 20 ? q + 1 : 20) : k;
-            ProgramEnv env = {.operand = {[OPERAND_h] = h, [OPERAND_q] = q,
+            ProgramEnv env = {.operand = {[OPERAND_h] = h,
+                                          [OPERAND_q] = q,
                                           [OPERAND_k] = k,
                                           [OPERAND_nq] = (double)p.nq,
                                           [OPERAND_nk] = (double)p.nk}};
@@ -104,8 +105,11 @@ static void programs_say_what_patterns_say(void **state) {
 /* A block that is whole, or empty, is proven so by its program. */
 static void programs_decide_blocks(void **state) {
     (void)state;
-    static const char *const texts[] = {"longformer", "fixed", "ds-fixed",
-                                        "butterfly", "butterfly:2",
+    static const char *const texts[] = {"longformer",
+                                        "fixed",
+                                        "ds-fixed",
+                                        "butterfly",
+                                        "butterfly:2",
                                         "orig-bigbird:random=0",
                                         "ds-fixed:stride=3,horizontal=1"};
     static Range range[PROGRAM_NODES];
@@ -138,9 +142,7 @@ static void draws_are_the_same_everywhere(void **state) {
     (void)state;
     Pattern p = pattern("ds-bigbird:random=5,seed=5", 16, 16 * 100, 16 * 100);
     static const int64_t expect[3][5] = {
-        {62, 38, 72, 69, 33},
-        {84, 56, 23, 13, 31},
-        {19, 27, 26, 18, 39}};
+        {62, 38, 72, 69, 33}, {84, 56, 23, 13, 31}, {19, 27, 26, 18, 39}};
     int64_t out[PATTERN_DRAWS];
     for (int i = 0; i < 3; i++) {
         assert_int_equal(pattern_draw(&p, i, 7 * i, out), 5);
@@ -154,8 +156,8 @@ static void draws_are_distinct_and_allowed(void **state) {
     int64_t out[PATTERN_DRAWS];
     for (int nb = 1; nb < 40; nb++) {
         Pattern p = pattern("orig-bigbird:random=3", 16, 16 * nb, 16 * nb);
-        Pattern d = pattern("ds-bigbird:random=64,causal=1", 16, 16 * nb,
-                            16 * nb);
+        Pattern d =
+            pattern("ds-bigbird:random=64,causal=1", 16, 16 * nb, 16 * nb);
         for (int a = 0; a < nb; a++) {
             int n = pattern_draw(&p, 2, a, out);
             assert_true(nb <= 11 || n == (a && a < nb - 1 ? 3 : 0));
@@ -223,8 +225,8 @@ static void given_lists_are_sorted_or_refused(void **state) {
     str_free(&text);
     blocks_free(&x);
     blocks_free(&y);
-    const int32_t twice[] = {1, 1, 0, 0}, far[] = {0, 4, 0}, fall[] = {0, 2, 1,
-                                                                       1};
+    const int32_t twice[] = {1, 1, 0, 0}, far[] = {0, 4, 0},
+                  fall[] = {0, 2, 1, 1};
     e = listed_fault((int32_t[]){0, 2, 2, 2}, twice, 4, 1);
     assert_string_equal(e.text, "sparsity: bsr: row 0 names block 1 twice; "
                                 "nearest: once");
