@@ -59,6 +59,48 @@ class Peel(Case):
                          ["0, 1);", "1, 0);"])
 
 
+def loops(ptx):
+    """The innermost loops of a PTX text, lists of lines."""
+    lines = [line.strip() for line in ptx.split("\n")]
+    at = {line[:-1]: i for i, line in enumerate(lines)
+          if re.fullmatch(r"\$L\w+:", line)}
+    jumps = [(at.get(m[1], len(lines)), i) for i, line in enumerate(lines)
+             if (m := re.search(r"bra(?:\.uni)?\s+(\$L\w+);", line))]
+    back = [(a, b) for a, b in jumps if a < b]
+    return [lines[a:b] for a, b in back
+            if not any((c, d) != (a, b) and a <= c and d <= b
+                       for c, d in back)]
+
+
+class MainLoop(Case):
+    """The loop over full tiles does its work and next to nothing else."""
+
+    # mma of a step, and what integers it may take: a 64-bit sum for each
+    # 16 bytes that a thread copies, four for the next tiles, the loop's own.
+    def test_addresses_are_not_worked_out_again(self):
+        if not self.object("devices")["nvrtc"]["found"]:
+            self.skipTest("no NVRTC")
+        for dim, products, most in ((64, 64, 10), (128, 128, 14)):
+            with self.subTest(dim=dim):
+                self.check(dim, products, most)
+
+    def check(self, dim, products, most):
+        j = self.object("emit", "--target", "sm_80", "--dtype", "f16",
+                        "--mask", "causal", "--head-dim", dim, "--ptx", "-o",
+                        self.path("out"), "--tile",
+                        "block_q=128,block_k=32,warps=4,rows=32,stages=2,"
+                        "q_regs=0,blocks=1,peel=1")
+        name = os.path.join(self.path("out"), j["files"][1]["name"])
+        texts = ["\n".join(x) for x in loops(self.read(name).decode())]
+        full = [x for x in texts if x.count("mma.sync") == products]
+        self.assertEqual(len(full), 1)
+        integers = re.findall(r"^(?:add|sub|mad|mul|shl|shr|and|or|xor|lop3)"
+                              r"\S*\.[subB](?:32|64) .*", full[0], re.M)
+        self.assertLessEqual(len(integers), most, "\n".join(integers))
+        for word in ("selp", "ld.param", "ld.local", "st.local", "ld.global"):
+            self.assertNotIn(word, full[0])
+
+
 class NotFinite(Case):
     """Inf and NaN of V reach the rows that see them, and no other."""
 
