@@ -135,6 +135,10 @@ static void folding_changes_no_result(void **state) {
     expect_canonical(PROGRAM_MASK, "!(q < k)", "k <= q");
     expect_canonical(PROGRAM_MASK, "f32 x[:]; !(x[q] < x[k])",
                      "f32 x[:]; !(x[q] < x[k])");
+    expect_canonical(PROGRAM_MASK, "f32 x[:]; !(x[q] <= x[k])",
+                     "f32 x[:]; !(x[q] <= x[k])");
+    expect_canonical(PROGRAM_MASK, "f32 x; !(x == 1) && x <= x",
+                     "f32 x; x != 1.0 && x <= x");
     expect_canonical(PROGRAM_MASK, "q < 5 && true || false", "q < 5");
     expect_canonical(PROGRAM_MASK, "select(q < k, false, true)", "k <= q");
     expect_canonical(PROGRAM_MASK, "1 < 2", "true");
