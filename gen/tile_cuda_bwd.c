@@ -47,8 +47,9 @@ _Static_assert(T_mma_dkdv_blocks == 5 && T_fma_dkdv_blocks == 5 &&
 
 /* ---- registers ---------------------------------------------------------- */
 
-/* Besides: addresses, counters, lengths, bounds. */
-enum { OTHER_REGISTERS = 48 };
+/* Besides, fitted to what ptxas made without spilling: addresses, counters,
+ * lengths, bounds; where products are unrolled, operands under way. */
+enum { OTHER_REGISTERS = 48, MMA_REGISTERS = 76, FMA_REGISTERS = 108 };
 
 static int up(int64_t a, int unit) {
     return ((int)a + unit - 1) / unit * unit;
@@ -77,8 +78,8 @@ int cuda_bwd_registers(const attnc_spec *s, const Device *d, const Tile *t) {
     if (t->family == TILE_cuda_rows)
         return OTHER_REGISTERS;
     cuda_bwd_smem(s, d, t, &m);
-    return (b.mma ? mma_registers(&b, &m) : fma_registers(&b, &m)) +
-           OTHER_REGISTERS;
+    return b.mma ? mma_registers(&b, &m) + MMA_REGISTERS
+                 : fma_registers(&b, &m) + FMA_REGISTERS;
 }
 
 /* ---- legality ----------------------------------------------------------- */
@@ -162,19 +163,27 @@ bool cuda_bwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
 
 typedef struct Walk {
     const attnc_spec *s;
+    const attnc_shape *h;
     const Device *d;
     Tile *t;
     void (*fn)(void *user, const Tile *t);
     void *user;
 } Walk;
 
-/* Products in the unrolled body of a step: each takes 1 to 2 ms to compile. */
-enum { BODY_MOST = 192 };
+/* Products in the unrolled body of a step: each takes 1 to 2 ms to compile.
+ * Short launches, in flops, get a short body. */
+static const double SHORT_LAUNCH = 1e12;
+enum { BODY_SHORT = 72, BODY_MOST = 128 };
 
 static bool short_enough(const Walk *w, const CudaBwd *b) {
     int dims = (up(w->s->head_dim, 16) + up(w->s->head_dim_v, 16)) / 16;
     int body = b->rows / 16 * b->other / 8 * 2 * dims;
-    return !b->mma || b->other == 16 || body <= BODY_MOST;
+    double flops = 4.0 * (double)w->h->batch * (double)w->h->heads *
+                   model_visible(w->s, w->h) *
+                   (w->s->head_dim + w->s->head_dim_v);
+    bool least = b->rows == 16 && b->other == 16;
+    return !b->mma || least ||
+           body <= (flops < SHORT_LAUNCH ? BODY_SHORT : BODY_MOST);
 }
 
 static void walk_variants(const Walk *w, CudaBwd *b) {
@@ -198,9 +207,8 @@ static void walk_others(const Walk *w, CudaBwd *b) {
 
 void cuda_bwd_each(const attnc_spec *s, const attnc_shape *h, const Device *d,
                    Tile *t, void (*fn)(void *user, const Tile *t), void *user) {
-    Walk w = {s, d, t, fn, user};
+    Walk w = {s, h, d, t, fn, user};
     CudaBwd b = cuda_bwd_of(t);
-    (void)h;
     for (int rows = 8; t->family == TILE_cuda_rows && rows <= 64; rows *= 2) {
         t->v[T_cuda_rows_delta_rows] = rows;
         fn(user, t);

@@ -246,6 +246,23 @@ static int choose(Run *r, const attnc_spec *s, const attnc_shape *h,
 
 enum { COMPILE_STACK = 16 << 20 }; /* compilers nest deeply */
 
+/* The tile that wants most of the registers it can have: the one to blame. */
+static const Tile *tightest(const Plan *p) {
+    const Tile *worst = &p->step[0].tile;
+    double most = 0;
+    for (int i = 0; i < p->nstep; i++) {
+        const Tile *t = &p->step[i].tile;
+        double share = p->step[i].fig.registers;
+        if (share > 0)
+            share /= tile_cuda_register_limit(&p->device, t);
+        if (share > most) {
+            most = share;
+            worst = t;
+        }
+    }
+    return worst;
+}
+
 static bool has_spilled(const Run *r) {
     return r->e.code == ATTNC_E_COMPILE && !strcmp(r->e.field, SPILL);
 }
@@ -273,7 +290,7 @@ static int plan_tries(const Run *r, const attnc_spec *s, const attnc_shape *h,
         *t = (Run){.c = r->c, .nspilled = last->nspilled};
         memcpy(t->spilled, last->spilled, sizeof t->spilled);
         if (n)
-            t->spilled[t->nspilled++] = last->plan->plan.step[0].tile;
+            t->spilled[t->nspilled++] = *tightest(&last->plan->plan);
         t->plan = plan_new(r->c, &r->plan->request);
         if (!t->plan || choose_plan(t, s, h, false)) {
             run_free(t);
@@ -308,7 +325,7 @@ static bool settle(Run *r, Run *tries, int n) {
     for (int i = 0; i < n; i++) {
         Run *t = &tries[i], old = *r;
         if (!found && has_spilled(t)) {
-            r->spilled[r->nspilled++] = t->plan->plan.step[0].tile;
+            r->spilled[r->nspilled++] = *tightest(&t->plan->plan);
         } else if (!found) {
             found = true;
             *r = *t;
@@ -326,7 +343,7 @@ static int choose_emitted(Run *r, const attnc_spec *s, const attnc_shape *h) {
     int rc = choose(r, s, h, false), n;
     if (!has_spilled(r))
         return rc;
-    r->spilled[r->nspilled++] = r->plan->plan.step[0].tile;
+    r->spilled[r->nspilled++] = *tightest(&r->plan->plan);
     while ((n = plan_tries(r, s, h, tries)) > 0) {
         make_tries(tries, n);
         if (settle(r, tries, n))

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The backward's kernels compile by NVRTC for every chip, none of which is
+ * here: no spills up to head dim 128, registers within their bound, shared
+ * memory as planned. Skipped without NVRTC. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "cubin.h"
+
+static const char *const archs[] = {"sm_75",  "sm_80",  "sm_86", "sm_89",
+                                    "sm_90a", "sm_100", "sm_120"};
+static const char *const specs[] = {
+    "dtype=f16 head_dim=64 mask=causal", "dtype=f16 head_dim=128 mask=none",
+    "dtype=bf16 head_dim=128 mask=window softcap=1 alibi=1",
+    /* in the long form */
+    "dtype=bf16 head_dim=128 mask=causal", "dtype=f16 head_dim=64 mask=none",
+    "dtype=bf16 head_dim=96 mask=prefix",
+    "dtype=f16 head_dim=80 mask=causal alibi=1",
+    "dtype=f16 head_dim=256 mask=causal", "dtype=f32 head_dim=64 mask=causal",
+    "dtype=f32 head_dim=128 mask=none"};
+enum { ARCHS = 7, FEW = 3, SPECS = 10 };
+
+static Plan plan_for(const char *arch, const char *spec) {
+    attnc_spec s = ATTNC_SPEC_DEFAULT;
+    attnc_shape h = ATTNC_SHAPE_DEFAULT;
+    Device d;
+    Plan p;
+    Err e = {0};
+    h.batch = 8;
+    s.pass = ATTNC_PASS_BWD;
+    if (spec_parse(spec, &s, &e) || device_find(arch, &d, &e) ||
+        plan_choose(&s, &h, &d, NULL, &p, &e))
+        fail_msg("%s %s: %s", arch, spec, e.text);
+    return p;
+}
+
+static double now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+/* Compiles; *ms: CPU time of the compiler. */
+static Blob compile(const Plan *p, const char *arch, Str *log, double *ms) {
+    Source source = {0};
+    Blob cubin = {0};
+    Err e = {0};
+    char version[96];
+    if (emit_module(p, &attnc_templates, lua_find(&e), &source, &e))
+        fail_msg("%s: %s", arch, e.text);
+    const CudaJob job = {.dirs = getenv("ATTNC_CUDA_DIRS"),
+                         .arch = arch,
+                         .source = &source,
+                         .templates = &attnc_templates};
+    double start = now_ms();
+    if (nvrtc_compile(&job, &cubin, version, log, &e))
+        fail_msg("%s: %s", arch, e.text);
+    *ms = now_ms() - start;
+    source_free(&source);
+    return cubin;
+}
+
+static void check_step(const Plan *p, int k, const Blob *cubin, const char *log,
+                       const char *what) {
+    const Step *s = &p->step[k];
+    Usage u;
+    Cubin made;
+    assert_true(usage_read(log, s->entry, &u));
+    assert_true(cubin_read(cubin, s->entry, &made));
+    assert_int_equal(made.registers, u.registers);
+    assert_in_range(made.registers, 16,
+                    tile_cuda_register_limit(&p->device, &s->tile));
+    assert_true(s->smem_bytes <= p->device.sram_bytes);
+    if (p->spec.head_dim <= 128 &&
+        (u.spill_bytes || u.stack_bytes || made.local_accesses))
+        fail_msg("%s %s: %lld bytes spilled, %lld of stack, %d accesses", what,
+                 s->entry, (long long)u.spill_bytes, (long long)u.stack_bytes,
+                 made.local_accesses);
+}
+
+static void none_spills_up_to_128(void **state) {
+    (void)state;
+    for (int a = 0; a < ARCHS; a++)
+        for (int i = 0; i < (getenv("FULL") ? SPECS : FEW); i++) {
+            Plan p = plan_for(archs[a], specs[i]);
+            Str log = {0};
+            double ms;
+            Blob cubin = compile(&p, archs[a], &log, &ms);
+            print_message("%s %s: %.0f ms\n", archs[a], specs[i], ms);
+            for (int k = 0; k < p.nstep; k++)
+                check_step(&p, k, &cubin, log.text, specs[i]);
+            str_free(&log);
+            free(cubin.data);
+        }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(none_spills_up_to_128),
+    };
+    NvrtcInfo info;
+    Str looked = {0};
+    bool found = nvrtc_find(getenv("ATTNC_CUDA_DIRS"), &info, &looked);
+    if (!found)
+        print_message("skipped: no NVRTC; looked at%s\n", looked.text);
+    str_free(&looked);
+    if (!found)
+        return 77;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
