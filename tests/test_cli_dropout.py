@@ -48,6 +48,16 @@ class Dropout(Case):
                                     "--check", env=env)
                     self.assertTrue(j["check"]["ok"], j["check"])
 
+    def test_gradients_of_emulated_gpus(self):
+        for more in (("--target", "emu:sm_80", "--dtype", "f16"),
+                     ("--target", "emu:sm_75", "--dtype", "f32")):
+            with self.subTest(args=more):
+                j = self.object("run", "--pass", "fwd+bwd", "--head-dim", 24,
+                                "--heads", 3, "--kv-heads", 1, "--seqlen", 50,
+                                "--mask", "causal", "--dropout", 0.3, *more,
+                                "--check")
+                self.assertTrue(j["check"]["ok"], j["check"])
+
     def test_zero_times_what_is_not_finite_is_nan(self):
         v = np.random.default_rng(0).standard_normal((1, 2, 70, 16))
         v[0, 0, 33, 3], v[0, 1, 7], v[0, 1, 50, 2] = np.inf, np.nan, -np.inf
