@@ -78,8 +78,16 @@ typedef struct Program {
 
 /* The rows of program.def. */
 enum program_rule {
-    RULE_LEAF, RULE_NUMBER, RULE_INTEGER, RULE_BITS, RULE_ORDER, RULE_EQUAL,
-    RULE_LOGIC, RULE_REAL, RULE_TO_INT, RULE_CHOICE
+    RULE_LEAF,
+    RULE_NUMBER,
+    RULE_INTEGER,
+    RULE_BITS,
+    RULE_ORDER,
+    RULE_EQUAL,
+    RULE_LOGIC,
+    RULE_REAL,
+    RULE_TO_INT,
+    RULE_CHOICE
 };
 typedef struct OpRow {
     const char *spelling, *doc;
@@ -262,23 +270,29 @@ void program_c_verdict(const Program *p, const int *roots, int nroots,
 
 /* ---- program_grad.c ---------------------------------------------------- */
 
-enum program_index { INDEX_B, INDEX_H, INDEX_Q, INDEX_K, INDEX_CONST,
-                     INDEX_EXPR };
+enum program_index {
+    INDEX_B,
+    INDEX_H,
+    INDEX_Q,
+    INDEX_K,
+    INDEX_CONST,
+    INDEX_EXPR
+};
 
 /* Gradient with respect to one read of a float tensor: at every (b, h, q, k)
  * `grad` is added to the element read. */
 typedef struct ReadGrad {
-    int tensor, read;         /* the READ node in the program and in *out */
-    int grad;                 /* node of *out */
-    int index[PROGRAM_RANK];  /* enum program_index */
-    int expr;                 /* the dimension with INDEX_EXPR, or -1 */
-    unsigned broadcast;       /* DEP_ bits summed over: not an index */
+    int tensor, read;        /* the READ node in the program and in *out */
+    int grad;                /* node of *out */
+    int index[PROGRAM_RANK]; /* enum program_index */
+    int expr;                /* the dimension with INDEX_EXPR, or -1 */
+    unsigned broadcast;      /* DEP_ bits summed over: not an index */
 } ReadGrad;
 
 enum { PROGRAM_READS = 16 };
 typedef struct ProgramGrad {
-    Program p;    /* PROGRAM_GRADIENT: the program's nodes, then more */
-    int ds;       /* node: dout * d result / d s; -1: none of it depends on s */
+    Program p; /* PROGRAM_GRADIENT: the program's nodes, then more */
+    int ds;    /* node: dout * d result / d s; -1: none of it depends on s */
     int nread;
     ReadGrad read[PROGRAM_READS];
 } ProgramGrad;

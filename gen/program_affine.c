@@ -57,14 +57,16 @@ static bool add_linear(const Finder *x, int node, int64_t mul, Affine *f) {
     case OP_SUB:
         return add_linear(x, n->arg[0], mul, f) &&
                add_linear(x, n->arg[1], n->op == OP_ADD ? mul : -mul, f);
-    case OP_NEG: return add_linear(x, n->arg[0], -mul, f);
+    case OP_NEG:
+        return add_linear(x, n->arg[0], -mul, f);
     case OP_MUL:
         if (b->op != OP_CONST)
             b = &x->p->node[n->arg[0]];
         return b->op == OP_CONST && llabs((int64_t)b->i) < MOST_FACTOR &&
-               add_linear(x, n->arg[b == &x->p->node[n->arg[0]]],
-                          mul * b->i, f);
-    default: return false;
+               add_linear(x, n->arg[b == &x->p->node[n->arg[0]]], mul * b->i,
+                          f);
+    default:
+        return false;
     }
 }
 
@@ -127,9 +129,9 @@ static void add_condition(const Finder *x, int node, bool opposite, int ors,
                           ProgramBounds *out);
 
 /* Not inlined: its copies would sit in every level of a long chain. */
-__attribute__((noinline)) static void
-add_either(const Finder *x, const Node *n, bool opposite, int ors,
-           ProgramBounds *out) {
+__attribute__((noinline)) static void add_either(const Finder *x, const Node *n,
+                                                 bool opposite, int ors,
+                                                 ProgramBounds *out) {
     ProgramBounds second = *out;
     if (ors == MOST_ORS || 2 * out->nway > AFFINE_WAYS) {
         out->exact = false;
@@ -144,8 +146,7 @@ add_either(const Finder *x, const Node *n, bool opposite, int ors,
     }
     for (int i = 0; i < second.nway; i++) {
         first.nfact[first.nway] = second.nfact[i];
-        memcpy(first.fact[first.nway++], second.fact[i],
-               sizeof second.fact[i]);
+        memcpy(first.fact[first.nway++], second.fact[i], sizeof second.fact[i]);
     }
     first.exact = first.exact && second.exact;
     *out = first;

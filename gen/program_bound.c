@@ -58,8 +58,7 @@ static double truncated(double a, double b) {
 static Range corners(Corner f, Range a, Range b) {
     double w = f(a.lo, b.lo), x = f(a.lo, b.hi);
     double y = f(a.hi, b.lo), z = f(a.hi, b.hi);
-    return range(least(least(w, x), least(y, z)),
-                 most(most(w, x), most(y, z)));
+    return range(least(least(w, x), least(y, z)), most(most(w, x), most(y, z)));
 }
 
 /* A divisor of 0 gives 0. */
@@ -120,9 +119,7 @@ static Range int_bits(int op, Range a, Range b) {
                          a.hi - floor(a.hi / m) * m);
         if (a.lo < 0 && b.lo < 0)
             return range(INT32_MIN, INT32_MAX);
-        return range(0, a.lo < 0   ? b.hi
-                        : b.lo < 0 ? a.hi
-                                   : least(a.hi, b.hi));
+        return range(0, a.lo < 0 ? b.hi : b.lo < 0 ? a.hi : least(a.hi, b.hi));
     }
     if (a.lo < 0 || b.lo < 0)
         return range(INT32_MIN, INT32_MAX);
@@ -152,23 +149,33 @@ static Range int_range(const Node *n, Range a, Range b) {
         return r;
     }
     switch (n->op) {
-    case OP_ADD: return wrapped(a.lo + b.lo, a.hi + b.hi);
-    case OP_SUB: return wrapped(a.lo - b.hi, a.hi - b.lo);
+    case OP_ADD:
+        return wrapped(a.lo + b.lo, a.hi + b.hi);
+    case OP_SUB:
+        return wrapped(a.lo - b.hi, a.hi - b.lo);
     case OP_MUL:
         r = corners(times, a, b);
         return wrapped(same ? size_of(r).lo : r.lo, r.hi);
-    case OP_NEG: return wrapped(-a.hi, -a.lo);
-    case OP_DIV: return int_div(a, b);
-    case OP_MOD: return int_mod(a, b);
+    case OP_NEG:
+        return wrapped(-a.hi, -a.lo);
+    case OP_DIV:
+        return int_div(a, b);
+    case OP_MOD:
+        return int_mod(a, b);
     case OP_SHL:
-    case OP_SHR: return int_shift(n->op, a, b);
-    case OP_BIT_AND: return int_bits(n->op, single(a) ? b : a,
-                                     single(a) ? a : b);
+    case OP_SHR:
+        return int_shift(n->op, a, b);
+    case OP_BIT_AND:
+        return int_bits(n->op, single(a) ? b : a, single(a) ? a : b);
     case OP_BIT_XOR:
-    case OP_BIT_OR: return int_bits(n->op, a, b);
-    case OP_BIT_NOT: return range(-1 - a.hi, -1 - a.lo);
-    case OP_MIN: return range(least(a.lo, b.lo), least(a.hi, b.hi));
-    case OP_MAX: return range(most(a.lo, b.lo), most(a.hi, b.hi));
+    case OP_BIT_OR:
+        return int_bits(n->op, a, b);
+    case OP_BIT_NOT:
+        return range(-1 - a.hi, -1 - a.lo);
+    case OP_MIN:
+        return range(least(a.lo, b.lo), least(a.hi, b.hi));
+    case OP_MAX:
+        return range(most(a.lo, b.lo), most(a.hi, b.hi));
     default: /* OP_ABS */
         r = size_of(a);
         return wrapped(r.lo, r.hi);
@@ -182,10 +189,14 @@ static Range compared(int op, Range a, Range b) {
     bool met = single(a) && single(b) && a.lo == b.lo;
     bool apart = a.hi < b.lo || b.hi < a.lo;
     switch (op) {
-    case OP_LT: return truth(a.hi < b.lo && !nan, a.lo < b.hi);
-    case OP_LE: return truth(a.hi <= b.lo && !nan, a.lo <= b.hi);
-    case OP_EQ: return truth(met, !apart);
-    default: return truth(apart, !met);
+    case OP_LT:
+        return truth(a.hi < b.lo && !nan, a.lo < b.hi);
+    case OP_LE:
+        return truth(a.hi <= b.lo && !nan, a.lo <= b.hi);
+    case OP_EQ:
+        return truth(met, !apart);
+    default:
+        return truth(apart, !met);
     }
 }
 
@@ -205,8 +216,8 @@ static Range read_range(const Program *p, const Node *n,
     Range index[PROGRAM_RANK], out = any[n->type];
     for (int i = 0; i < n->nargs; i++)
         index[i] = known[n->arg[i]];
-    if (tile->read && !tile->read(tile->user, n->i, p->tensor[n->i].rank,
-                                  index, &out))
+    if (tile->read &&
+        !tile->read(tile->user, n->i, p->tensor[n->i].rank, index, &out))
         out = any[n->type];
     return n->type == TYPE_FLOAT ? range_outward(out) : out;
 }
@@ -223,16 +234,24 @@ static Range leaf_range(const Node *n, const ProgramTile *tile) {
 static Range node_range(const Program *p, const Node *n, const Range *known) {
     Range a = known[n->arg[0]], b = known[n->arg[1]], c = known[n->arg[2]];
     switch (n->op) {
-    case OP_LT: case OP_LE: case OP_EQ: case OP_NE:
+    case OP_LT:
+    case OP_LE:
+    case OP_EQ:
+    case OP_NE:
         return compared(n->op, a, b);
-    case OP_AND: return truth(a.lo && b.lo, a.hi && b.hi);
-    case OP_OR: return truth(a.lo || b.lo, a.hi || b.hi);
-    case OP_NOT: return truth(!a.hi, !a.lo);
-    case OP_SELECT: return chosen(a, b, c);
+    case OP_AND:
+        return truth(a.lo && b.lo, a.hi && b.hi);
+    case OP_OR:
+        return truth(a.lo || b.lo, a.hi || b.hi);
+    case OP_NOT:
+        return truth(!a.hi, !a.lo);
+    case OP_SELECT:
+        return chosen(a, b, c);
     case OP_TO_INT:
         b = range(program_to_int(a.lo), program_to_int(a.hi));
         return a.nan ? range_hull(b, range(0, 0)) : b;
-    default: break;
+    default:
+        break;
     }
     if (n->type == TYPE_INT && p->node[n->arg[0]].type == TYPE_INT)
         return int_range(n, a, b);
@@ -253,18 +272,20 @@ void program_ranges(const Program *p, const ProgramTile *tile, int last,
 }
 
 ProgramTile program_everywhere(void) {
-    const Range place = range(0, PROGRAM_FAR - 1), any = {
-        -INFINITY, INFINITY, true, false};
+    const Range place = range(0, PROGRAM_FAR - 1),
+                any = {-INFINITY, INFINITY, true, false};
     const double far = PROGRAM_FAR;
-    return (ProgramTile){
-        .operand = {
-            [OPERAND_s] = any, [OPERAND_dout] = any,
-            [OPERAND_b] = place, [OPERAND_h] = place,
-            [OPERAND_q] = place, [OPERAND_k] = place,
-            [OPERAND_nq] = {0, far, false, false},
-            [OPERAND_nk] = {0, far, false, false},
-            [OPERAND_off] = {-far, far, false, false},
-        }};
+    return (ProgramTile){.operand = {
+                             [OPERAND_s] = any,
+                             [OPERAND_dout] = any,
+                             [OPERAND_b] = place,
+                             [OPERAND_h] = place,
+                             [OPERAND_q] = place,
+                             [OPERAND_k] = place,
+                             [OPERAND_nq] = {0, far, false, false},
+                             [OPERAND_nk] = {0, far, false, false},
+                             [OPERAND_off] = {-far, far, false, false},
+                         }};
 }
 
 int program_verdict(const Program *p, const ProgramTile *tile, Range *known) {

@@ -59,8 +59,8 @@ static Range opposite(Range a) {
 static Range product(Range a, Range b, bool same) {
     const double x[4] = {or_else(a.lo * b.lo, 0), or_else(a.lo * b.hi, 0),
                          or_else(a.hi * b.lo, 0), or_else(a.hi * b.hi, 0)};
-    bool nan = !same && ((holds(a, 0) && infinite(b)) ||
-                         (holds(b, 0) && infinite(a)));
+    bool nan =
+        !same && ((holds(a, 0) && infinite(b)) || (holds(b, 0) && infinite(a)));
     Range r = {x[0], x[0], a.nan || b.nan || nan, false};
     for (int i = 1; i < 4; i++) {
         r.lo = fmin(r.lo, x[i]);
@@ -103,8 +103,7 @@ static Range size(Range a) {
 /* What an approximation of the values between lo and hi may give. */
 static Range about(double lo, double hi, bool nan) {
     return (Range){or_else(lo - slack * (1 + fabs(lo)), FLT_MAX),
-                   or_else(hi + slack * (1 + fabs(hi)), -FLT_MAX), nan,
-                   false};
+                   or_else(hi + slack * (1 + fabs(hi)), -FLT_MAX), nan, false};
 }
 
 static Range exponential(Range a) {
@@ -123,19 +122,45 @@ static Range logarithm(Range a) {
 
 Range range_float_op(int op, Range a, Range b, bool same) {
     switch (op) {
-    case OP_ADD: a = sum(a, b); break;
-    case OP_SUB: a = sum(a, opposite(b)); break;
-    case OP_MUL: a = product(a, b, same); break;
-    case OP_DIV: a = quotient(a, b); break;
-    case OP_NEG: a = opposite(a); break;
-    case OP_MIN: a = smaller(a, b); break;
-    case OP_MAX: a = opposite(smaller(opposite(a), opposite(b))); break;
-    case OP_ABS: a = size(a); break;
-    case OP_EXP: a = exponential(a); break;
-    case OP_LOG: a = logarithm(a); break;
-    case OP_TANH: a = about(tanh(a.lo), tanh(a.hi), a.nan); break;
-    case OP_FLOOR: a.lo = floor(a.lo); a.hi = floor(a.hi); break;
-    default: break; /* OP_TO_FLOAT */
+    case OP_ADD:
+        a = sum(a, b);
+        break;
+    case OP_SUB:
+        a = sum(a, opposite(b));
+        break;
+    case OP_MUL:
+        a = product(a, b, same);
+        break;
+    case OP_DIV:
+        a = quotient(a, b);
+        break;
+    case OP_NEG:
+        a = opposite(a);
+        break;
+    case OP_MIN:
+        a = smaller(a, b);
+        break;
+    case OP_MAX:
+        a = opposite(smaller(opposite(a), opposite(b)));
+        break;
+    case OP_ABS:
+        a = size(a);
+        break;
+    case OP_EXP:
+        a = exponential(a);
+        break;
+    case OP_LOG:
+        a = logarithm(a);
+        break;
+    case OP_TANH:
+        a = about(tanh(a.lo), tanh(a.hi), a.nan);
+        break;
+    case OP_FLOOR:
+        a.lo = floor(a.lo);
+        a.hi = floor(a.hi);
+        break;
+    default:
+        break; /* OP_TO_FLOAT */
     }
     return range_outward(a);
 }

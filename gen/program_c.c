@@ -139,8 +139,8 @@ static bool calls(const char *pattern) {
     return pattern[0] >= 'a' && pattern[0] <= 'z';
 }
 
-static void print_pattern(const Printer *x, const Node *n,
-                          const char *pattern, bool call) {
+static void print_pattern(const Printer *x, const Node *n, const char *pattern,
+                          bool call) {
     for (const char *s = pattern; *s; s++) {
         if (*s == '$')
             print_value(x, n->arg[*++s - '0'], in_lanes(x, n), call);
@@ -165,10 +165,17 @@ static void print_op(const Printer *x, const Node *n) {
 static void print_whole(const Printer *x, int i) {
     const Node *n = &x->p->node[i];
     switch (n->op) {
-    case OP_CONST: print_constant(n, x->out); break;
-    case OP_OPERAND: print_operand(x, n); break;
-    case OP_READ: print_read(x, n); break;
-    default: print_op(x, n);
+    case OP_CONST:
+        print_constant(n, x->out);
+        break;
+    case OP_OPERAND:
+        print_operand(x, n);
+        break;
+    case OP_READ:
+        print_read(x, n);
+        break;
+    default:
+        print_op(x, n);
     }
 }
 
@@ -177,8 +184,8 @@ static bool is_call(const Printer *x, const Node *n) {
         return true;
     const Spelling *s = spelling_of(x->p, n);
     const char *text = in_lanes(x, n) ? s->lanes : s->scalar;
-    return (s->wraps && x->range[n - x->p->node].wraps) ||
-           calls(text) || text[0] == '(';
+    return (s->wraps && x->range[n - x->p->node].wraps) || calls(text) ||
+           text[0] == '(';
 }
 
 /* A node inside another, as a vector if `lanes`; bare: an argument. */

@@ -15,14 +15,14 @@ typedef struct Printer {
 } Printer;
 
 static const char *const helper[OPS] = {
-    [OP_ADD] = "add", [OP_SUB] = "sub", [OP_MUL] = "mul",
-    [OP_DIV] = "div", [OP_MOD] = "mod", [OP_NEG] = "neg",
-    [OP_SHL] = "shl", [OP_SHR] = "shr", [OP_LT] = "lt",
-    [OP_LE] = "le", [OP_EQ] = "eq", [OP_NE] = "ne",
-    [OP_BIT_AND] = "bit_and", [OP_BIT_XOR] = "bit_xor",
-    [OP_BIT_OR] = "bit_or", [OP_AND] = "and", [OP_OR] = "or",
-    [OP_NOT] = "not", [OP_BIT_NOT] = "bit_not", [OP_MIN] = "min",
-    [OP_MAX] = "max", [OP_ABS] = "abs", [OP_SELECT] = "select"};
+    [OP_ADD] = "add",         [OP_SUB] = "sub",         [OP_MUL] = "mul",
+    [OP_DIV] = "div",         [OP_MOD] = "mod",         [OP_NEG] = "neg",
+    [OP_SHL] = "shl",         [OP_SHR] = "shr",         [OP_LT] = "lt",
+    [OP_LE] = "le",           [OP_EQ] = "eq",           [OP_NE] = "ne",
+    [OP_BIT_AND] = "bit_and", [OP_BIT_XOR] = "bit_xor", [OP_BIT_OR] = "bit_or",
+    [OP_AND] = "and",         [OP_OR] = "or",           [OP_NOT] = "not",
+    [OP_BIT_NOT] = "bit_not", [OP_MIN] = "min",         [OP_MAX] = "max",
+    [OP_ABS] = "abs",         [OP_SELECT] = "select"};
 
 /* Has the node one value for the whole tile? */
 static bool is_single(const ProgramC *c, const Node *n) {
@@ -71,8 +71,8 @@ int verdict_roots(const Program *p, const ProgramC *c, int *node, int most) {
 
 static void print_read(const Printer *x, const Node *n) {
     const ProgramTensor *t = &x->p->tensor[n->i];
-    str_addf(x->out, "range_read_%s_%d(tensor_%s",
-             program_dtype_name(t->dtype), t->rank, t->name);
+    str_addf(x->out, "range_read_%s_%d(tensor_%s", program_dtype_name(t->dtype),
+             t->rank, t->name);
     for (int a = 0; a < n->nargs; a++)
         str_addf(x->out, ", r%d", n->arg[a]);
     str_addf(x->out, ")");
@@ -87,8 +87,8 @@ static void print_range(const Printer *x, int i, bool single) {
             str_addf(x->out, end ? ")" : ", ");
         }
     } else if (!is_known(x->p, n)) {
-        str_addf(x->out, n->type == TYPE_BOOL ? "range_of(0, 1)"
-                                              : "range_any()");
+        str_addf(x->out,
+                 n->type == TYPE_BOOL ? "range_of(0, 1)" : "range_any()");
     } else if (n->op == OP_OPERAND) {
         const char *name = program_operands[n->i].name;
         str_addf(x->out, "range_of((int)%s0, (int)%s1)", name, name);

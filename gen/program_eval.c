@@ -23,10 +23,14 @@ double program_array_read(const ProgramArray *a, int rank,
         at += index[i] * a->stride[i];
     }
     switch (a->dtype) {
-    case ARRAY_F16: return half_value(((const uint16_t *)a->at)[at]);
-    case ARRAY_F32: return (double)((const float *)a->at)[at];
-    case ARRAY_I32: return ((const int32_t *)a->at)[at];
-    default: return ((const uint8_t *)a->at)[at] != 0;
+    case ARRAY_F16:
+        return half_value(((const uint16_t *)a->at)[at]);
+    case ARRAY_F32:
+        return (double)((const float *)a->at)[at];
+    case ARRAY_I32:
+        return ((const int32_t *)a->at)[at];
+    default:
+        return ((const uint8_t *)a->at)[at] != 0;
     }
 }
 
@@ -39,19 +43,32 @@ static double compare(int op, double a, double b) {
 
 static double float_op(int op, double a, double b) {
     switch (op) {
-    case OP_ADD: return a + b;
-    case OP_SUB: return a - b;
-    case OP_MUL: return a * b;
-    case OP_DIV: return a / b;
-    case OP_NEG: return -a;
-    case OP_MIN: return a < b ? a : b;
-    case OP_MAX: return a > b ? a : b;
-    case OP_ABS: return a < 0 ? -a : a;
-    case OP_EXP: return exp(a);
-    case OP_LOG: return log(a);
-    case OP_TANH: return tanh(a);
-    case OP_FLOOR: return floor(a);
-    default: return a; /* OP_TO_FLOAT */
+    case OP_ADD:
+        return a + b;
+    case OP_SUB:
+        return a - b;
+    case OP_MUL:
+        return a * b;
+    case OP_DIV:
+        return a / b;
+    case OP_NEG:
+        return -a;
+    case OP_MIN:
+        return a < b ? a : b;
+    case OP_MAX:
+        return a > b ? a : b;
+    case OP_ABS:
+        return a < 0 ? -a : a;
+    case OP_EXP:
+        return exp(a);
+    case OP_LOG:
+        return log(a);
+    case OP_TANH:
+        return tanh(a);
+    case OP_FLOOR:
+        return floor(a);
+    default:
+        return a; /* OP_TO_FLOAT */
     }
 }
 
@@ -71,14 +88,23 @@ static double constant(const Node *n) {
 static double result(const Program *p, const Node *n, double a, double b,
                      double c) {
     switch (n->op) {
-    case OP_LT: case OP_LE: case OP_EQ: case OP_NE:
+    case OP_LT:
+    case OP_LE:
+    case OP_EQ:
+    case OP_NE:
         return compare(n->op, a, b);
-    case OP_AND: return a && b;
-    case OP_OR: return a || b;
-    case OP_NOT: return !a;
-    case OP_SELECT: return a ? b : c;
-    case OP_TO_INT: return program_to_int(a);
-    default: break;
+    case OP_AND:
+        return a && b;
+    case OP_OR:
+        return a || b;
+    case OP_NOT:
+        return !a;
+    case OP_SELECT:
+        return a ? b : c;
+    case OP_TO_INT:
+        return program_to_int(a);
+    default:
+        break;
     }
     if (n->type == TYPE_INT && p->node[n->arg[0]].type == TYPE_INT)
         return program_int_op(n->op, (int32_t)a, (int32_t)b);

@@ -11,21 +11,36 @@
 int32_t program_int_op(int op, int32_t a, int32_t b) {
     uint32_t x = (uint32_t)a, y = (uint32_t)b;
     switch (op) {
-    case OP_ADD: return (int32_t)(x + y);
-    case OP_SUB: return (int32_t)(x - y);
-    case OP_MUL: return (int32_t)(x * y);
-    case OP_DIV: return b ? (int32_t)((int64_t)a / b) : 0;
-    case OP_MOD: return b ? (int32_t)((int64_t)a % b) : 0;
-    case OP_SHL: return (int32_t)(x << (y & 31));
-    case OP_SHR: return a >> (y & 31);
-    case OP_BIT_AND: return a & b;
-    case OP_BIT_XOR: return a ^ b;
-    case OP_BIT_OR: return a | b;
-    case OP_MIN: return a < b ? a : b;
-    case OP_MAX: return a > b ? a : b;
-    case OP_NEG: return (int32_t)(0 - x);
-    case OP_ABS: return a < 0 ? (int32_t)(0 - x) : a;
-    default: return ~a; /* OP_BIT_NOT */
+    case OP_ADD:
+        return (int32_t)(x + y);
+    case OP_SUB:
+        return (int32_t)(x - y);
+    case OP_MUL:
+        return (int32_t)(x * y);
+    case OP_DIV:
+        return b ? (int32_t)((int64_t)a / b) : 0;
+    case OP_MOD:
+        return b ? (int32_t)((int64_t)a % b) : 0;
+    case OP_SHL:
+        return (int32_t)(x << (y & 31));
+    case OP_SHR:
+        return a >> (y & 31);
+    case OP_BIT_AND:
+        return a & b;
+    case OP_BIT_XOR:
+        return a ^ b;
+    case OP_BIT_OR:
+        return a | b;
+    case OP_MIN:
+        return a < b ? a : b;
+    case OP_MAX:
+        return a > b ? a : b;
+    case OP_NEG:
+        return (int32_t)(0 - x);
+    case OP_ABS:
+        return a < 0 ? (int32_t)(0 - x) : a;
+    default:
+        return ~a; /* OP_BIT_NOT */
     }
 }
 
@@ -68,12 +83,23 @@ static bool exact(int op, double a, double b, float *out) {
     case OP_DIV:
         r = a / b;
         return b != 0 && isfinite(r) && r * b == a && is_float(r, out);
-    case OP_NEG: *out = (float)-a; return true;
-    case OP_ABS: *out = (float)(a < 0 ? -a : a); return true;
-    case OP_MIN: *out = (float)(a < b ? a : b); return true;
-    case OP_MAX: *out = (float)(a > b ? a : b); return true;
-    case OP_FLOOR: *out = (float)floor(a); return true;
-    default: return false;
+    case OP_NEG:
+        *out = (float)-a;
+        return true;
+    case OP_ABS:
+        *out = (float)(a < 0 ? -a : a);
+        return true;
+    case OP_MIN:
+        *out = (float)(a < b ? a : b);
+        return true;
+    case OP_MAX:
+        *out = (float)(a > b ? a : b);
+        return true;
+    case OP_FLOOR:
+        *out = (float)floor(a);
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -97,10 +123,14 @@ static int fold_ints(Program *p, int op, int32_t a, int32_t b) {
 
 static int fold_bools(Program *p, int op, bool a, bool b) {
     switch (op) {
-    case OP_AND: return node_bool(p, a && b);
-    case OP_OR: return node_bool(p, a || b);
-    case OP_NOT: return node_bool(p, !a);
-    default: return node_bool(p, orders(op, a, b));
+    case OP_AND:
+        return node_bool(p, a && b);
+    case OP_OR:
+        return node_bool(p, a || b);
+    case OP_NOT:
+        return node_bool(p, !a);
+    default:
+        return node_bool(p, orders(op, a, b));
     }
 }
 
@@ -135,25 +165,43 @@ static bool is_one(const Program *p, int a) {
 static int fold_same(Program *p, int op, int a) {
     int type = p->node[a].type;
     switch (op) {
-    case OP_AND: case OP_OR: case OP_MIN: case OP_MAX:
-    case OP_BIT_AND: case OP_BIT_OR: return a;
-    case OP_LT: return node_bool(p, false);
-    case OP_SUB: case OP_BIT_XOR: case OP_MOD:
+    case OP_AND:
+    case OP_OR:
+    case OP_MIN:
+    case OP_MAX:
+    case OP_BIT_AND:
+    case OP_BIT_OR:
+        return a;
+    case OP_LT:
+        return node_bool(p, false);
+    case OP_SUB:
+    case OP_BIT_XOR:
+    case OP_MOD:
         return type == TYPE_INT ? node_int(p, 0) : -1;
-    case OP_LE: case OP_EQ:
+    case OP_LE:
+    case OP_EQ:
         return type != TYPE_FLOAT ? node_bool(p, true) : -1;
-    case OP_NE: return type != TYPE_FLOAT ? node_bool(p, false) : -1;
-    default: return -1;
+    case OP_NE:
+        return type != TYPE_FLOAT ? node_bool(p, false) : -1;
+    default:
+        return -1;
     }
 }
 
 static int fold_int_algebra(Program *p, int op, int a, int b) {
     bool zero_a = is_int(p, a, 0), zero_b = is_int(p, b, 0);
     switch (op) {
-    case OP_ADD: case OP_BIT_OR: case OP_BIT_XOR:
+    case OP_ADD:
+    case OP_BIT_OR:
+    case OP_BIT_XOR:
         return zero_a ? b : zero_b ? a : -1;
-    case OP_SUB: case OP_SHL: case OP_SHR: return zero_b ? a : -1;
-    case OP_MUL: case OP_BIT_AND: case OP_DIV:
+    case OP_SUB:
+    case OP_SHL:
+    case OP_SHR:
+        return zero_b ? a : -1;
+    case OP_MUL:
+    case OP_BIT_AND:
+    case OP_DIV:
         if (zero_a || zero_b)
             return node_int(p, 0);
         return -1;
@@ -161,7 +209,8 @@ static int fold_int_algebra(Program *p, int op, int a, int b) {
         if (zero_a || zero_b || is_one(p, b))
             return node_int(p, 0);
         return -1;
-    default: return -1;
+    default:
+        return -1;
     }
 }
 
@@ -188,14 +237,18 @@ static int fold_not(Program *p, int a) {
     const Node n = p->node[a];
     bool whole = n.nargs && p->node[n.arg[0]].type != TYPE_FLOAT;
     switch (n.op) {
-    case OP_NOT: return n.arg[0];
-    case OP_EQ: return node_make(p, OP_NE, n.arg[0], n.arg[1], 0);
-    case OP_NE: return node_make(p, OP_EQ, n.arg[0], n.arg[1], 0);
+    case OP_NOT:
+        return n.arg[0];
+    case OP_EQ:
+        return node_make(p, OP_NE, n.arg[0], n.arg[1], 0);
+    case OP_NE:
+        return node_make(p, OP_EQ, n.arg[0], n.arg[1], 0);
     case OP_LT:
         return whole ? node_make(p, OP_LE, n.arg[1], n.arg[0], 0) : -1;
     case OP_LE:
         return whole ? node_make(p, OP_LT, n.arg[1], n.arg[0], 0) : -1;
-    default: return -1;
+    default:
+        return -1;
     }
 }
 

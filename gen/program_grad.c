@@ -37,8 +37,9 @@ static int make(const Backward *x, int op, int a, int b) {
 
 /* v where the condition holds, else 0. */
 static int guarded(const Backward *x, int v, int where) {
-    return where < 0 ? v : node_make(x->p, OP_SELECT, where, v,
-                                     node_float(x->p, 0));
+    return where < 0
+               ? v
+               : node_make(x->p, OP_SELECT, where, v, node_float(x->p, 0));
 }
 
 /* Adds v, where the condition holds, to the gradient of node a. */
@@ -55,10 +56,10 @@ static void add_where(const Backward *x, int a, int v, int where) {
         x->grad[a] = node_make(x->p, OP_SELECT, there, other, v);
         x->where[a] = -1;
     } else {
-        x->grad[a] = make(x, OP_ADD, guarded(x, other, there),
-                          guarded(x, v, where));
-        x->where[a] = where < 0 || there < 0 ? -1 : make(x, OP_OR, there,
-                                                         where);
+        x->grad[a] =
+            make(x, OP_ADD, guarded(x, other, there), guarded(x, v, where));
+        x->where[a] =
+            where < 0 || there < 0 ? -1 : make(x, OP_OR, there, where);
     }
 }
 
@@ -85,9 +86,12 @@ static int slope(const Backward *x, int i, int which, int g) {
     const Node n = x->p->node[i];
     const int a = n.arg[0], b = n.arg[1];
     switch (n.op) {
-    case OP_SUB: return which ? make(x, OP_NEG, g, 0) : g;
-    case OP_NEG: return make(x, OP_NEG, g, 0);
-    case OP_MUL: return make(x, OP_MUL, g, which ? a : b);
+    case OP_SUB:
+        return which ? make(x, OP_NEG, g, 0) : g;
+    case OP_NEG:
+        return make(x, OP_NEG, g, 0);
+    case OP_MUL:
+        return make(x, OP_MUL, g, which ? a : b);
     case OP_DIV:
         g = make(x, OP_DIV, g, b);
         return which ? make(x, OP_NEG, make(x, OP_MUL, g, i), 0) : g;
@@ -95,10 +99,14 @@ static int slope(const Backward *x, int i, int which, int g) {
         return node_make(x->p, OP_SELECT,
                          make(x, OP_LT, a, node_float(x->p, 0)),
                          make(x, OP_NEG, g, 0), g);
-    case OP_EXP: return make(x, OP_MUL, g, i);
-    case OP_LOG: return make(x, OP_DIV, g, a);
-    case OP_TANH: return make(x, OP_MUL, g, tanh_slope(x, i));
-    default: return g; /* OP_ADD */
+    case OP_EXP:
+        return make(x, OP_MUL, g, i);
+    case OP_LOG:
+        return make(x, OP_DIV, g, a);
+    case OP_TANH:
+        return make(x, OP_MUL, g, tanh_slope(x, i));
+    default:
+        return g; /* OP_ADD */
     }
 }
 
@@ -115,8 +123,7 @@ static void back(const Backward *x, int i, int g) {
     } else if (n.op != OP_READ) {
         for (int which = 0; which < n.nargs; which++) {
             if (x->active[n.arg[which]])
-                add_where(x, n.arg[which], slope(x, i, which, g),
-                          x->where[i]);
+                add_where(x, n.arg[which], slope(x, i, which, g), x->where[i]);
         }
     }
 }
@@ -129,11 +136,16 @@ static int index_kind(const Node *n) {
     if (n->op != OP_OPERAND)
         return INDEX_EXPR;
     switch (n->i) {
-    case OPERAND_b: return INDEX_B;
-    case OPERAND_h: return INDEX_H;
-    case OPERAND_q: return INDEX_Q;
-    case OPERAND_k: return INDEX_K;
-    default: return INDEX_EXPR;
+    case OPERAND_b:
+        return INDEX_B;
+    case OPERAND_h:
+        return INDEX_H;
+    case OPERAND_q:
+        return INDEX_Q;
+    case OPERAND_k:
+        return INDEX_K;
+    default:
+        return INDEX_EXPR;
     }
 }
 
@@ -145,7 +157,10 @@ static int add_read(ProgramGrad *g, int i, int grad, Err *e) {
         return err_set(e, ERR_REQUEST, "score", name,
                        "gradients of more than %d reads", PROGRAM_READS);
     ReadGrad *r = &g->read[g->nread++];
-    *r = (ReadGrad){.tensor = n->i, .read = i, .grad = grad, .expr = -1,
+    *r = (ReadGrad){.tensor = n->i,
+                    .read = i,
+                    .grad = grad,
+                    .expr = -1,
                     .broadcast = DEP_B | DEP_H | DEP_Q | DEP_K};
     for (int a = 0; a < n->nargs; a++) {
         r->index[a] = index_kind(&g->p.node[n->arg[a]]);
@@ -158,7 +173,8 @@ static int add_read(ProgramGrad *g, int i, int grad, Err *e) {
                            "its gradient needs each index to be b, h, q, k, a "
                            "constant, or one computed index; dimensions %d "
                            "and %d are computed; nearest: one table of their "
-                           "combinations", r->expr, a);
+                           "combinations",
+                           r->expr, a);
         r->expr = a;
     }
     return 0;

@@ -65,8 +65,7 @@ static uint32_t hash(const Node *n) {
 /* The bucket that holds the node, or the free one where it belongs. */
 static int32_t *bucket_of(const Program *p, const Node *n) {
     uint32_t mask = (uint32_t)p->cap * 2 - 1, at = hash(n) & mask;
-    while (p->bucket[at] &&
-           memcmp(&p->node[p->bucket[at] - 1], n, sizeof *n))
+    while (p->bucket[at] && memcmp(&p->node[p->bucket[at] - 1], n, sizeof *n))
         at = (at + 1) & mask;
     return &p->bucket[at];
 }
@@ -108,9 +107,9 @@ bool program_copy(const Program *from, Program *to) {
 
 /* Index of the node, made if there is none like it. */
 static int intern(Program *p, const Node *n) {
-    if (p->full || (p->count == p->cap &&
-                    (p->cap >= p->most ||
-                     !resize(p, p->cap ? 2 * p->cap : 64)))) {
+    if (p->full ||
+        (p->count == p->cap &&
+         (p->cap >= p->most || !resize(p, p->cap ? 2 * p->cap : 64)))) {
         p->full = true;
         return 0;
     }
@@ -171,13 +170,18 @@ int node_read(Program *p, int tensor, const int *index) {
 
 static int result_type(const Program *p, int op, int a, int b) {
     switch (program_ops[op].rule) {
-    case RULE_NUMBER: return p->node[a].type;
-    case RULE_CHOICE: return p->node[b].type;
+    case RULE_NUMBER:
+        return p->node[a].type;
+    case RULE_CHOICE:
+        return p->node[b].type;
     case RULE_INTEGER:
     case RULE_BITS:
-    case RULE_TO_INT: return TYPE_INT;
-    case RULE_REAL: return TYPE_FLOAT;
-    default: return TYPE_BOOL;
+    case RULE_TO_INT:
+        return TYPE_INT;
+    case RULE_REAL:
+        return TYPE_FLOAT;
+    default:
+        return TYPE_BOOL;
     }
 }
 
@@ -212,8 +216,7 @@ int node_make(Program *p, int op, int a, int b, int c) {
 }
 
 int node_to_float(Program *p, int a) {
-    return p->node[a].type == TYPE_INT ? node_make(p, OP_TO_FLOAT, a, 0, 0)
-                                       : a;
+    return p->node[a].type == TYPE_INT ? node_make(p, OP_TO_FLOAT, a, 0, 0) : a;
 }
 
 void program_uses(const Program *p, const int *roots, int nroots,

@@ -6,8 +6,14 @@
 #include "program.h"
 
 enum { PARSE_LETS = 256 };
-enum token { TOKEN_END, TOKEN_INT, TOKEN_FLOAT, TOKEN_NAME, TOKEN_SIGN,
-             TOKEN_BAD };
+enum token {
+    TOKEN_END,
+    TOKEN_INT,
+    TOKEN_FLOAT,
+    TOKEN_NAME,
+    TOKEN_SIGN,
+    TOKEN_BAD
+};
 
 typedef struct Let {
     char name[PROGRAM_NAME];
@@ -41,8 +47,8 @@ const char *parse_found(Parser *x); /* the word at hand, for messages */
 
 bool parse_is(const Parser *x, int node, int type);
 /* Tells that `what` takes `wanted` and not this node; returns -1. */
-int parse_wrong_type(Parser *x, size_t at, const char *what,
-                     const char *wanted, int node);
+int parse_wrong_type(Parser *x, size_t at, const char *what, const char *wanted,
+                     int node);
 /* op of one or two (b = a) arguments, which are checked and made alike. */
 int parse_apply(Parser *x, size_t at, int op, int a, int b);
 int parse_choose(Parser *x, size_t at, int c, int a, int b);

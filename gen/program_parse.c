@@ -66,10 +66,9 @@ static int unknown(Parser *x, Slice name, bool function) {
         names[n++] = x->let[i].name;
     for (int i = 0; !function && i < x->p->tensors; i++)
         names[n++] = x->p->tensor[i].name;
-    return parse_fail(x, (size_t)(name.p - x->text),
-                      "unknown %s '%s'; nearest: %s",
-                      function ? "function" : "name", word,
-                      nearest_word(word, names, n));
+    return parse_fail(
+        x, (size_t)(name.p - x->text), "unknown %s '%s'; nearest: %s",
+        function ? "function" : "name", word, nearest_word(word, names, n));
 }
 
 /* May the word at hand name something new? */
@@ -86,9 +85,9 @@ static bool fresh(Parser *x, char out[PROGRAM_NAME]) {
     }
     snprintf(out, PROGRAM_NAME, "%.*s", (int)w.len, w.p);
     if (find_operand(x, w) >= 0 || find_function(w) >= 0 ||
-        find_dtype(w) >= 0 || find_let(x, w) >= 0 ||
-        slice_is(w, "let") || slice_is(w, "inf") || slice_is(w, "true") ||
-        slice_is(w, "false") || slice_is(w, "dout")) {
+        find_dtype(w) >= 0 || find_let(x, w) >= 0 || slice_is(w, "let") ||
+        slice_is(w, "inf") || slice_is(w, "true") || slice_is(w, "false") ||
+        slice_is(w, "dout")) {
         parse_fail(x, x->at, "'%s' is taken", out);
         return false;
     }
@@ -133,8 +132,9 @@ static int parse_name(Parser *x) {
     int let = find_let(x, name), operand = find_operand(x, name);
     int tensor = program_find_tensor(p, name.p, name.len);
     if (operand == OPERAND_s && p->kind == PROGRAM_MASK)
-        return parse_fail(x, x->at, "a mask does not know s; nearest: a score "
-                                    "select(condition, s, -inf)");
+        return parse_fail(x, x->at,
+                          "a mask does not know s; nearest: a score "
+                          "select(condition, s, -inf)");
     parse_next(x);
     if (let >= 0)
         return x->let[let].node;
@@ -209,8 +209,10 @@ static int parse_primary(Parser *x) {
     size_t at = x->at;
     int op, node;
     switch (x->token) {
-    case TOKEN_INT: return parse_int(x);
-    case TOKEN_FLOAT: return parse_float(x);
+    case TOKEN_INT:
+        return parse_int(x);
+    case TOKEN_FLOAT:
+        return parse_float(x);
     case TOKEN_NAME:
         op = find_function(x->word);
         if (op >= 0 && parse_peek(x) == '(') {
@@ -218,11 +220,11 @@ static int parse_primary(Parser *x) {
             return parse_call(x, op, at);
         }
         return parse_name(x);
-    default: break;
+    default:
+        break;
     }
     if (!parse_at(x, "("))
-        return parse_fail(x, at, "expected a value, found %s",
-                          parse_found(x));
+        return parse_fail(x, at, "expected a value, found %s", parse_found(x));
     parse_next(x);
     node = parse_expression(x);
     return node >= 0 && parse_expect(x, ")") ? node : -1;
@@ -409,10 +411,12 @@ static int parse_statements(Parser *x) {
                           parse_found(x));
     if (x->p->kind == PROGRAM_MASK)
         return parse_is(x, node, TYPE_BOOL)
-                   ? node : parse_wrong_type(x, at, "a mask", "bool", node);
+                   ? node
+                   : parse_wrong_type(x, at, "a mask", "bool", node);
     if (parse_is(x, node, TYPE_BOOL))
-        return parse_fail(x, at, "a score is a number, not bool; nearest: "
-                                 "select(x, s, -inf)");
+        return parse_fail(x, at,
+                          "a score is a number, not bool; nearest: "
+                          "select(x, s, -inf)");
     return node_to_float(x->p, node);
 }
 
@@ -430,7 +434,8 @@ static bool add_known(Parser *x, const ProgramTensor *known, int n) {
             known[i].rank < 0 || known[i].rank > PROGRAM_RANK) {
             err_set(x->e, ERR_REQUEST, "tensor", known[i].name,
                     "a name is letters, digits and _; dtypes f16 f32 i32 "
-                    "bool; 0 to %d dimensions", PROGRAM_RANK);
+                    "bool; 0 to %d dimensions",
+                    PROGRAM_RANK);
             return false;
         }
         if (!add_tensor(&y, 0, &known[i]))

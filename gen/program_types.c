@@ -11,10 +11,10 @@ static const char *type_of(const Parser *x, int node) {
 }
 
 /* What to write where a value of this type does not go. */
-int parse_wrong_type(Parser *x, size_t at, const char *what,
-                      const char *wanted, int node) {
+int parse_wrong_type(Parser *x, size_t at, const char *what, const char *wanted,
+                     int node) {
     int type = x->p->node[node].type;
-    const char *hint = type == TYPE_BOOL ? "select(x, 1, 0)"
+    const char *hint = type == TYPE_BOOL         ? "select(x, 1, 0)"
                        : !strcmp(wanted, "bool") ? "x != 0"
                                                  : "int(x)";
     return parse_fail(x, at, "%s takes %s, not %s; nearest: %s", what, wanted,
@@ -44,16 +44,21 @@ static bool both(const Parser *x, int a, int b, int type) {
 static bool suit(Parser *x, int rule, int *a, int *b) {
     switch (rule) {
     case RULE_NUMBER:
-    case RULE_ORDER: return meet(x, a, b);
-    case RULE_EQUAL: return both(x, *a, *b, TYPE_BOOL) || meet(x, a, b);
-    case RULE_LOGIC: return both(x, *a, *b, TYPE_BOOL);
+    case RULE_ORDER:
+        return meet(x, a, b);
+    case RULE_EQUAL:
+        return both(x, *a, *b, TYPE_BOOL) || meet(x, a, b);
+    case RULE_LOGIC:
+        return both(x, *a, *b, TYPE_BOOL);
     case RULE_REAL:
         if (parse_is(x, *a, TYPE_BOOL))
             return false;
         *a = node_to_float(x->p, *a);
         return true;
-    case RULE_TO_INT: return !parse_is(x, *a, TYPE_BOOL);
-    default: return both(x, *a, *b, TYPE_INT); /* RULE_INTEGER, RULE_BITS */
+    case RULE_TO_INT:
+        return !parse_is(x, *a, TYPE_BOOL);
+    default:
+        return both(x, *a, *b, TYPE_INT); /* RULE_INTEGER, RULE_BITS */
     }
 }
 
@@ -88,8 +93,9 @@ int parse_choose(Parser *x, size_t at, int c, int a, int b) {
     if (!parse_is(x, c, TYPE_BOOL))
         return parse_wrong_type(x, at, "a choice", "bool", c);
     if (!both(x, a, b, TYPE_BOOL) && !meet(x, &a, &b))
-        return parse_fail(x, at, "a choice between %s and %s; nearest: "
-                          "select(x, 1, 0) for a bool", type_of(x, a),
-                          type_of(x, b));
+        return parse_fail(x, at,
+                          "a choice between %s and %s; nearest: "
+                          "select(x, 1, 0) for a bool",
+                          type_of(x, a), type_of(x, b));
     return node_make(x->p, OP_SELECT, c, a, b);
 }

@@ -92,8 +92,8 @@ static size_t number_length(const char *p, bool *whole) {
 }
 
 static size_t sign_length(const char *p) {
-    static const char *const two[] = {"<<", ">>", "<=", ">=",
-                                      "==", "!=", "&&", "||"};
+    static const char *const two[] = {
+        "<<", ">>", "<=", ">=", "==", "!=", "&&", "||"};
     for (size_t i = 0; i < sizeof two / sizeof *two; i++) {
         if (!strncmp(p, two[i], 2))
             return 2;

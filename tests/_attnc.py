@@ -11,6 +11,8 @@ BUILD = os.environ.get("BUILD", ".")
 SOURCE = os.environ.get(
     "SOURCE", os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FULL = os.environ.get("FULL") == "1"  # ./run test --full
+# Seconds for a call of the command; instrumented code is several times slower.
+PATIENCE = 900 if os.environ.get("SANITIZE") else 120
 
 
 def skip(reason):
@@ -19,7 +21,7 @@ def skip(reason):
     sys.exit(77)
 
 
-def attnc(*args, env=None, timeout=120):
+def attnc(*args, env=None, timeout=PATIENCE):
     """Runs the command; returns the finished process, output as text."""
     return subprocess.run([ATTNC, *map(str, args)], text=True, timeout=timeout,
                           stdin=subprocess.DEVNULL, capture_output=True,

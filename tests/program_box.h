@@ -69,8 +69,7 @@ static inline ProgramTile tile_of(const Box *x, Data *data) {
 /* Calls fn at every place of the box. */
 typedef void (*Visit)(void *user, ProgramEnv *env);
 
-static inline void visit(const Box *x, const Data *data, Visit fn,
-                         void *user) {
+static inline void visit(const Box *x, const Data *data, Visit fn, void *user) {
     for (int b = x->b[0]; b <= x->b[1]; b++)
         for (int h = x->h[0]; h <= x->h[1]; h++)
             for (int q = x->q[0]; q <= x->q[1]; q++)

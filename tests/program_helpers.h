@@ -204,15 +204,15 @@ static inline float half_f32(unsigned u) {
     }                                                                          \
     static inline lanes read_##name##_lanes_1(const struct tensor *t,          \
                                               ivec i) {                        \
-        EACH(lanes, TRUE * read_##name##_1(t, i[lane]))                        \
+        EACH(lanes, TRUE *read_##name##_1(t, i[lane]))                         \
     }                                                                          \
     static inline lanes read_##name##_lanes_2(const struct tensor *t, ivec i,  \
                                               ivec j) {                        \
-        EACH(lanes, TRUE * read_##name##_2(t, i[lane], j[lane]))               \
+        EACH(lanes, TRUE *read_##name##_2(t, i[lane], j[lane]))                \
     }                                                                          \
     static inline lanes read_##name##_lanes_3(const struct tensor *t, ivec i,  \
                                               ivec j, ivec k) {                \
-        EACH(lanes, TRUE * read_##name##_3(t, i[lane], j[lane], k[lane]))      \
+        EACH(lanes, TRUE *read_##name##_3(t, i[lane], j[lane], k[lane]))       \
     }
 READS(f32, float, vec, F32, 1)
 READS(f16, float, vec, F16, 1)
@@ -418,8 +418,7 @@ static inline struct range range_select(struct range c, struct range a,
             r = range_of(least(r.lo, y), most(r.hi, y));                       \
         }                                                                      \
         return r.lo > r.hi ? range_of(0, 0) : r;                               \
-    }                                                                          \
-    static inline struct range range_read_##name##_2(                          \
+    } static inline struct range range_read_##name##_2(                        \
         const struct tensor *t, struct range i, struct range j) {              \
         struct range r = {2147483647, -2147483647 - 1};                        \
         for (i64 x = most(i.lo, -1); x <= least(i.hi, t->n[0]); x++) {         \

@@ -9,8 +9,7 @@
 
 #include "program_util.h"
 
-#define OPERANDS_C                                                             \
-    "const struct tensor *T, int b, int nq, int nk, int off, "
+#define OPERANDS_C "const struct tensor *T, int b, int nq, int nk, int off, "
 
 /* Compiles the text to a library and loads it. */
 static inline void *load(const Str *text) {
@@ -26,12 +25,14 @@ static inline void *load(const Str *text) {
     for (int t = 0; t < RANDOM_ARRAYS; t++)
         fprintf(f, "#define tensor_%s (&T[%d])\n",
                 (const char *const[]){"doc", "len", "slope", "bias", "row",
-                                      "on"}[t], t);
+                                      "on"}[t],
+                t);
     fwrite(text->text, 1, text->len, f);
     fclose(f);
     snprintf(command, sizeof command,
              "cc -std=gnu11 -O1 -w -Wno-psabi -ffp-contract=off -I%s/tests "
-             "-shared -fPIC -o %s/p.so %s -lm", source, dir, path);
+             "-shared -fPIC -o %s/p.so %s -lm",
+             source, dir, path);
     int status = system(command);
     snprintf(path, sizeof path, "%s/p.so", dir);
     void *library = status ? NULL : dlopen(path, RTLD_NOW);

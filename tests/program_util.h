@@ -43,13 +43,13 @@ static inline int below(uint64_t *seed, int n) {
     "bool on[:,:]; "
 enum { DOC, LEN, SLOPE, BIAS, ROW, ON, RANDOM_ARRAYS };
 
-static inline void random_expr(uint64_t *seed, int type, int depth,
-                               bool score, Str *out);
+static inline void random_expr(uint64_t *seed, int type, int depth, bool score,
+                               Str *out);
 
 static inline void random_int(uint64_t *seed, int depth, Str *out) {
-    static const char *const leaf[] = {"q", "k", "b",  "h",  "nq", "nk",
-                                       "q", "k", "off", "len[b]"};
-    static const char *const op[] = {"+", "-", "*", "/", "%",
+    static const char *const leaf[] = {"q",  "k", "b", "h",   "nq",
+                                       "nk", "q", "k", "off", "len[b]"};
+    static const char *const op[] = {"+", "-", "*", "/",  "%",
                                      "&", "|", "^", "<<", ">>"};
     int pick = below(seed, depth > 0 ? 8 : 2);
     if (pick == 0) {
@@ -111,7 +111,7 @@ static inline void random_bool(uint64_t *seed, int depth, Str *out) {
 static inline void random_float(uint64_t *seed, int depth, bool score,
                                 Str *out) {
     static const char *const leaf[] = {"slope[h]", "bias[h, q, k]", "row[k]",
-                                       "0.5", "1.5", "-2.0"};
+                                       "0.5",      "1.5",           "-2.0"};
     static const char *const call[] = {"min",  "max",   "abs",   "exp",
                                        "tanh", "floor", "float", "log"};
     int pick = below(seed, depth > 0 ? 7 : 2);
@@ -144,8 +144,8 @@ static inline void random_float(uint64_t *seed, int depth, bool score,
     }
 }
 
-static inline void random_expr(uint64_t *seed, int type, int depth,
-                               bool score, Str *out) {
+static inline void random_expr(uint64_t *seed, int type, int depth, bool score,
+                               Str *out) {
     str_addf(out, "(");
     if (type == TYPE_INT)
         random_int(seed, depth, out);
@@ -169,15 +169,22 @@ static inline char *random_text(uint64_t *seed, int kind, int depth) {
 /* ---- conditions that are linear in q and k ----------------------------- */
 
 static inline void random_line(uint64_t *seed, Str *out) {
-    static const char *const free_of_qk[] = {"off", "len[b]", "h * 3", "nk",
-                                             "7", "0 - b", "len[b] - h"};
+    static const char *const free_of_qk[] = {"off", "len[b]", "h * 3",     "nk",
+                                             "7",   "0 - b",  "len[b] - h"};
     switch (below(seed, 4)) {
-    case 0: str_addf(out, "k"); break;
-    case 1: str_addf(out, "%d * k + %s", below(seed, 7) - 3,
-                     free_of_qk[below(seed, 7)]); break;
-    case 2: str_addf(out, "q - k * %d", below(seed, 3)); break;
-    default: str_addf(out, "%d * q + %s - (k - q)", below(seed, 5) - 2,
-                      free_of_qk[below(seed, 7)]);
+    case 0:
+        str_addf(out, "k");
+        break;
+    case 1:
+        str_addf(out, "%d * k + %s", below(seed, 7) - 3,
+                 free_of_qk[below(seed, 7)]);
+        break;
+    case 2:
+        str_addf(out, "q - k * %d", below(seed, 3));
+        break;
+    default:
+        str_addf(out, "%d * q + %s - (k - q)", below(seed, 5) - 2,
+                 free_of_qk[below(seed, 7)]);
     }
 }
 
@@ -235,7 +242,9 @@ static inline void data_fill(Data *d, uint64_t *seed) {
         {d->doc, ARRAY_I32, {MANY_B, MANY_K}, {MANY_K, 1}},
         {d->len, ARRAY_I32, {MANY_B}, {1}},
         {d->slope, ARRAY_F32, {MANY_H}, {1}},
-        {d->bias, ARRAY_F32, {MANY_H, MANY_Q, MANY_K},
+        {d->bias,
+         ARRAY_F32,
+         {MANY_H, MANY_Q, MANY_K},
          {MANY_Q * MANY_K, MANY_K, 1}},
         {d->row, ARRAY_F16, {MANY_K}, {1}},
         {d->on, ARRAY_BOOL, {MANY_Q, 5}, {5, 1}},
@@ -245,8 +254,10 @@ static inline void data_fill(Data *d, uint64_t *seed) {
 
 /* Places of a pair in the sequences above; s and dout are the caller's. */
 static inline ProgramEnv env_at(const Data *d, int b, int h, int q, int k) {
-    return (ProgramEnv){.operand = {[OPERAND_b] = b, [OPERAND_h] = h,
-                                    [OPERAND_q] = q, [OPERAND_k] = k,
+    return (ProgramEnv){.operand = {[OPERAND_b] = b,
+                                    [OPERAND_h] = h,
+                                    [OPERAND_q] = q,
+                                    [OPERAND_k] = k,
                                     [OPERAND_nq] = MANY_Q,
                                     [OPERAND_nk] = MANY_K,
                                     [OPERAND_off] = MANY_K - MANY_Q},

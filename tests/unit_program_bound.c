@@ -50,8 +50,7 @@ static void every_value_lies_in_its_range(void **state) {
             if (j == 3)
                 tile.read = NULL;
             program_ranges(&p, &tile, p.root, range);
-            visit(&box, &data, check_inside,
-                  &(Inside){&p, range, text, &seed});
+            visit(&box, &data, check_inside, &(Inside){&p, range, text, &seed});
         }
         free(text);
         program_free(&p);
@@ -71,16 +70,33 @@ static bool read_pair(void *user, int tensor, int rank, const Range *index,
 /* Values of single operations at the ends of int32 and f32. */
 static void operations_hold_at_the_ends(void **state) {
     (void)state;
-    static const char *const ops[] = {
-        "x[0] + x[1]", "x[0] - x[1]", "x[0] * x[1]", "x[0] / x[1]",
-        "x[0] % x[1]", "x[0] << x[1]", "x[0] >> x[1]", "x[0] & x[1]",
-        "x[0] | x[1]", "x[0] ^ x[1]", "-x[0]", "~x[0]", "abs(x[0])",
-        "min(x[0], x[1])", "max(x[0], x[1])", "x[0] * x[0]",
-        "float(x[0]) * x[1]", "int(exp(x[0] / 1e8))", "x[0] & 15",
-        "x[0] % 16", "x[0] / 16", "x[0] % -3", "x[0] << 3", "x[0] >> 2"};
-    static const int32_t ends[] = {INT32_MIN, INT32_MIN + 1, -65536, -33, -1,
-                                   0, 1, 2, 15, 16, 31, 32, 46341,
-                                   INT32_MAX - 1, INT32_MAX};
+    static const char *const ops[] = {"x[0] + x[1]",
+                                      "x[0] - x[1]",
+                                      "x[0] * x[1]",
+                                      "x[0] / x[1]",
+                                      "x[0] % x[1]",
+                                      "x[0] << x[1]",
+                                      "x[0] >> x[1]",
+                                      "x[0] & x[1]",
+                                      "x[0] | x[1]",
+                                      "x[0] ^ x[1]",
+                                      "-x[0]",
+                                      "~x[0]",
+                                      "abs(x[0])",
+                                      "min(x[0], x[1])",
+                                      "max(x[0], x[1])",
+                                      "x[0] * x[0]",
+                                      "float(x[0]) * x[1]",
+                                      "int(exp(x[0] / 1e8))",
+                                      "x[0] & 15",
+                                      "x[0] % 16",
+                                      "x[0] / 16",
+                                      "x[0] % -3",
+                                      "x[0] << 3",
+                                      "x[0] >> 2"};
+    static const int32_t ends[] = {
+        INT32_MIN, INT32_MIN + 1, -65536,   -33, -1, 0, 1, 2, 15, 16, 31, 32,
+        46341,     INT32_MAX - 1, INT32_MAX};
     enum { ENDS = sizeof ends / sizeof *ends };
     int32_t x[2];
     const ProgramArray array = {x, ARRAY_I32, {2}, {1}};
@@ -162,8 +178,8 @@ static void expect_sharp(const char *text, int full, int partial) {
         if (verdict != (c.seen == c.all ? VERDICT_FULL
                         : c.seen        ? VERDICT_PARTIAL
                                         : VERDICT_EMPTY))
-            fail_msg("%s: q %d k %d: verdict %d, %d of %d", text, q, k,
-                     verdict, c.seen, c.all);
+            fail_msg("%s: q %d k %d: verdict %d, %d of %d", text, q, k, verdict,
+                     c.seen, c.all);
         found[verdict]++;
     }
     if (found[VERDICT_FULL] != full || found[VERDICT_PARTIAL] != partial)
@@ -239,16 +255,16 @@ static void expect_bounds(const Program *p, const Data *data, const Box *box,
     if (one && keys.some[0] == keys.some[1])
         same = some[0] == some[1];
     if (!same)
-        fail_msg("%s: q %d..%d some keys %d..%d not in %d..%d", text,
-                 box->q[0], box->q[1], (int)keys.some[0], (int)keys.some[1],
-                 (int)some[0], (int)some[1]);
+        fail_msg("%s: q %d..%d some keys %d..%d not in %d..%d", text, box->q[0],
+                 box->q[1], (int)keys.some[0], (int)keys.some[1], (int)some[0],
+                 (int)some[1]);
     if (x.exact && x.nway == 1) {
         *exact += 1;
         if (all[1] - all[0] != keys.all[1] - keys.all[0] ||
             (all[0] != all[1] && all[0] != keys.all[0]))
-            fail_msg("%s: q %d..%d all keys %d..%d not %d..%d", text,
-                     box->q[0], box->q[1], (int)keys.all[0], (int)keys.all[1],
-                     (int)all[0], (int)all[1]);
+            fail_msg("%s: q %d..%d all keys %d..%d not %d..%d", text, box->q[0],
+                     box->q[1], (int)keys.all[0], (int)keys.all[1], (int)all[0],
+                     (int)all[1]);
     }
 }
 

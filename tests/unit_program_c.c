@@ -34,8 +34,7 @@ static void parts_stand_where_they_change(void **state) {
              "    const float t4 = (float)((read_i32_2(tensor_doc, b, k) "
              "% 7) + off);\n");
     expect_c(text, &c, STAGE_PAIR, "");
-    expect_c(text, &c, STAGES,
-             "((s + t1) - (float)wrap_mul(t2, t3)) + t4");
+    expect_c(text, &c, STAGES, "((s + t1) - (float)wrap_mul(t2, t3)) + t4");
 }
 
 static void heads_that_share_a_key_are_rows(void **state) {
@@ -71,26 +70,30 @@ static void add_functions(const Program *p, const int *root, int n, int i,
     const ProgramC lanes = {.rows = DEP_Q | DEP_H,
                             .lanes = DEP_Q | DEP_H | DEP_S | DEP_D,
                             .prefix = "t"};
-    str_addf(out, "void f%d(" OPERANDS_C "int h, int q, int k, float s,\n"
-                  "         float dout, double *out) {\n", i);
+    str_addf(out,
+             "void f%d(" OPERANDS_C "int h, int q, int k, float s,\n"
+             "         float dout, double *out) {\n",
+             i);
     add_body(p, root, n, &scalar, out);
     for (int r = 0; r < n; r++) {
         str_addf(out, "    out[%d] = ", r);
         program_c_value(p, root, n, &scalar, root[r], out);
         str_addf(out, ";\n");
     }
-    str_addf(out, "}\nvoid g%d(" OPERANDS_C "const ivec *ph, const ivec *pq, "
-                  "int k,\n         const vec *ps, const vec *pd, "
-                  "double *out) {\n"
-                  "    ivec h = *ph, q = *pq;\n    vec s = *ps, dout = *pd;\n",
+    str_addf(out,
+             "}\nvoid g%d(" OPERANDS_C "const ivec *ph, const ivec *pq, "
+             "int k,\n         const vec *ps, const vec *pd, "
+             "double *out) {\n"
+             "    ivec h = *ph, q = *pq;\n    vec s = *ps, dout = *pd;\n",
              i);
     add_body(p, root, n, &lanes, out);
     for (int r = 0; r < n; r++) {
         const Node *node = &p->node[root[r]];
         bool vector = node->deps & lanes.lanes;
-        str_addf(out, "    for (int l = 0; l < LANES; l++)\n"
-                      "        out[%d * LANES + l] = %s(", r,
-                 vector && node->type == TYPE_BOOL ? "-" : "");
+        str_addf(out,
+                 "    for (int l = 0; l < LANES; l++)\n"
+                 "        out[%d * LANES + l] = %s(",
+                 r, vector && node->type == TYPE_BOOL ? "-" : "");
         program_c_value(p, root, n, &lanes, root[r], out);
         str_addf(out, vector ? ")[l];\n" : ");\n");
     }
@@ -133,8 +136,8 @@ static void expect_values(const Program *p, const int *root, int n, int i,
         env.narrow = true;
         env.operand[OPERAND_s] = (double)s[l];
         env.operand[OPERAND_dout] = (double)d[l];
-        f(tensor, b, MANY_Q, MANY_K, MANY_K - MANY_Q, h[l], q[l], k, s[l],
-          d[l], out);
+        f(tensor, b, MANY_Q, MANY_K, MANY_K - MANY_Q, h[l], q[l], k, s[l], d[l],
+          out);
         program_eval(p, &env, p->count - 1, value);
         for (int r = 0; r < n; r++) {
             double x = value[root[r]];

@@ -113,10 +113,9 @@ static void gradients_are_those_of_differences(void **state) {
         if (program_grad(&p, 1 << SLOPE | 1 << BIAS, &g, &e))
             fail_msg("%s: %s", text, e.text);
         for (int j = 0; j < 6; j++) {
-            ProgramEnv env = env_at(&data, below(&seed, MANY_B),
-                                    below(&seed, MANY_H),
-                                    below(&seed, MANY_Q),
-                                    below(&seed, MANY_K));
+            ProgramEnv env =
+                env_at(&data, below(&seed, MANY_B), below(&seed, MANY_H),
+                       below(&seed, MANY_Q), below(&seed, MANY_K));
             env.operand[OPERAND_s] = below(&seed, 256) / 64.0 - 2 + 0x1p-9;
             check_at(&p, &g, &env, text, &tally);
         }

@@ -14,13 +14,15 @@ typedef void (*BoundsOf)(const void *T, int b, int nq, int nk, int off, int h,
 /* void bI(..., int h, i64 q0, i64 q1, i64 *out): lo, hi, all_lo, all_hi. */
 static void add_bounds(const Program *p, const ProgramBounds *x, int i,
                        Str *out) {
-    const ProgramC c = {.rows = DEP_Q, .prefix = "t",
-                        .operand = {[OPERAND_nk] = "keys"}};
+    const ProgramC c = {
+        .rows = DEP_Q, .prefix = "t", .operand = {[OPERAND_nk] = "keys"}};
     int root[AFFINE_WAYS * AFFINE_FACTS * AFFINE_TERMS];
     int n = bounds_terms(x, root, sizeof root / sizeof *root);
-    str_addf(out, "void b%d(const struct tensor *T, int b, int nq, int keys, "
-                  "int off,\n         int h, i64 q0, i64 q1, i64 *out) {\n"
-                  "    const i64 nk = keys;\n", i);
+    str_addf(out,
+             "void b%d(const struct tensor *T, int b, int nq, int keys, "
+             "int off,\n         int h, i64 q0, i64 q1, i64 *out) {\n"
+             "    const i64 nk = keys;\n",
+             i);
     program_c_part(p, root, n, &c, STAGE_ENTRY, out);
     program_c_bounds(p, root, n, &c, x, out);
     str_addf(out, "    out[0] = lo, out[1] = hi, out[2] = all_lo, "
@@ -115,8 +117,10 @@ static void add_verdict(const Program *p, int i, Str *out) {
     const ProgramC c = {.rows = DEP_Q, .prefix = "t"};
     static int root[PROGRAM_NODES];
     int n = verdict_roots(p, &c, root, PROGRAM_NODES);
-    str_addf(out, "int v%d(" OPERANDS_C "int h, int q0, int q1,\n"
-                  "       int k0, int k1) {\n", i);
+    str_addf(out,
+             "int v%d(" OPERANDS_C "int h, int q0, int q1,\n"
+             "       int k0, int k1) {\n",
+             i);
     program_c_part(p, root, n, &c, STAGE_ENTRY, out);
     program_c_verdict(p, root, n, &c, out);
     str_addf(out, "    return verdict;\n}\n");
@@ -138,8 +142,8 @@ static bool check_verdict(const Program *p, VerdictOf f, Data *data,
     ProgramTile tile = tile_of(box, data);
     Count c = {p, 0, 0};
     fill_tensors(tensor, data);
-    int found = f(tensor, box->b[0], MANY_Q, MANY_K, MANY_K - MANY_Q,
-                  box->h[0], box->q[0], box->q[1], box->k[0], box->k[1]);
+    int found = f(tensor, box->b[0], MANY_Q, MANY_K, MANY_K - MANY_Q, box->h[0],
+                  box->q[0], box->q[1], box->k[0], box->k[1]);
     visit(box, data, count, &c);
     if ((found == VERDICT_FULL && c.seen < c.all) ||
         (found == VERDICT_EMPTY && c.seen))
