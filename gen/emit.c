@@ -231,8 +231,7 @@ static const struct {
 } smem_fields[] = {AT(dim),      AT(dim_v),   AT(q),       AT(k),
                    AT(v),        AT(p),       AT(o),       AT(k_stages),
                    AT(v_stages), AT(k_bytes), AT(v_bytes), AT(q_pitch),
-                   AT(v_pitch),  AT(p_pitch), AT(team),
-                   AT(total)};
+                   AT(v_pitch),  AT(p_pitch), AT(team),    AT(total)};
 #undef AT
 
 static void push_bwd_smem(lua_State *L, const LuaApi *api, const Plan *p,

@@ -45,8 +45,8 @@ static void several_heads_share_a_block(void **state) {
             attnc_shape h = shape_of(&c);
             c.spec.lens_k = lens;
             h.max_seqlen = shorts[i].most;
-            attnc_plan *plan = prepare(&c, shorts[i].target, shorts[i].tile,
-                                       &h);
+            attnc_plan *plan =
+                prepare(&c, shorts[i].target, shorts[i].tile, &h);
             const Step *s = &plan->plan.step[0];
             int heads = tile_field_index(s->tile.family, "heads");
             assert_true(s->tile.v[heads] >= 2); /* as pinned */
@@ -78,8 +78,8 @@ static void one_tile_of_keys_needs_no_loop(void **state) {
         h.max_seqlen = most ? 16 : 0;
         attnc_plan *plan = prepare(&c, 1, shorts[0].tile, &h);
         const struct LuaApi *lua = lua_find(&e);
-        if (!lua || emit_module(&plan->plan, &attnc_templates, lua, &source,
-                                &e))
+        if (!lua ||
+            emit_module(&plan->plan, &attnc_templates, lua, &source, &e))
             fail_msg("%s", e.text);
         bool loop = strstr(source.text.text, "lo += BLOCK_K)\n        step");
         assert_int_equal(loop, !most);

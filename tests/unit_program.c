@@ -29,16 +29,26 @@ static void precedence_is_that_of_c(void **state) {
         int value;
     } cases[] = {
 #define CASE(expr) {#expr, expr}
-        CASE(q + k * 2), CASE((q + k) * 2), CASE(q - k - 1), CASE(q << 1 + 1),
-        CASE(q & 6 ^ k | 8), CASE(-q % 4 * 2),
-        CASE(~q + 1), CASE(!(q < k) && k < 5 ? q : k),
-        CASE(q == 7 || q / 0x2 > 100 ? 1 : 0), CASE(q > k ? k > 9 ? 1 : 2 : 3),
-        CASE(q / k * k + q % k), CASE(- -q), CASE(-q / 2), CASE(-q >> 1),
-        CASE(q >= k != k <= q ? 1 : 0), CASE(q ^ k ^ 1)};
+        CASE(q + k * 2),
+        CASE((q + k) * 2),
+        CASE(q - k - 1),
+        CASE(q << 1 + 1),
+        CASE(q & 6 ^ k | 8),
+        CASE(-q % 4 * 2),
+        CASE(~q + 1),
+        CASE(!(q < k) && k < 5 ? q : k),
+        CASE(q == 7 || q / 0x2 > 100 ? 1 : 0),
+        CASE(q > k ? k > 9 ? 1 : 2 : 3),
+        CASE(q / k * k + q % k),
+        CASE(- -q),
+        CASE(-q / 2),
+        CASE(-q >> 1),
+        CASE(q >= k != k <= q ? 1 : 0),
+        CASE(q ^ k ^ 1)};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         if (score_of(cases[i].text) != cases[i].value)
-            fail_msg("%s is %g, not %d", cases[i].text,
-                     score_of(cases[i].text), cases[i].value);
+            fail_msg("%s is %g, not %d", cases[i].text, score_of(cases[i].text),
+                     cases[i].value);
     }
 }
 
@@ -80,8 +90,8 @@ static void floats_are_f32_and_meet_ints(void **state) {
 
 static void reads_outside_give_0(void **state) {
     (void)state;
-    static const char *const zeros[] = {"slope[h + 1]", "slope[-1]",
-                                        "slope[q]", "slope[nk * 1000000]"};
+    static const char *const zeros[] = {"slope[h + 1]", "slope[-1]", "slope[q]",
+                                        "slope[nk * 1000000]"};
     for (size_t i = 0; i < sizeof zeros / sizeof *zeros; i++) {
         Str text = {0};
         str_addf(&text, RANDOM_TENSORS "1 + %s", zeros[i]);
@@ -107,11 +117,13 @@ static void common_parts_stand_once(void **state) {
     (void)state;
     expect_canonical(PROGRAM_SCORE, "s * (q - k) + (q-k)*2 // comment\n",
                      "let _1 = q - k; s * float(_1) + float(_1 * 2)");
-    expect_canonical(PROGRAM_SCORE, "let d = k - q; let unused = d * d;\n"
-                                    "s + d + d + (k-q);",
+    expect_canonical(PROGRAM_SCORE,
+                     "let d = k - q; let unused = d * d;\n"
+                     "s + d + d + (k-q);",
                      "let _1 = float(k - q); s + _1 + _1 + _1");
-    expect_canonical(PROGRAM_MASK, "i32 doc[:,:]; f32 unused; "
-                                   "doc[b,q] == doc[b,k] && k <= q",
+    expect_canonical(PROGRAM_MASK,
+                     "i32 doc[:,:]; f32 unused; "
+                     "doc[b,q] == doc[b,k] && k <= q",
                      "i32 doc[:,:]; doc[b, q] == doc[b, k] && k <= q");
     expect_canonical(PROGRAM_MASK, "q + k < 5 || k + q < 5", "q + k < 5");
     expect_canonical(PROGRAM_MASK, "q > k ? k >= 2 : !(q < k || k == 1)",
@@ -193,8 +205,10 @@ static void values_know_what_they_change_with(void **state) {
         const char *text;
         unsigned deps;
     } cases[] = {
-        {"q + 1", DEP_Q}, {"k - h", DEP_K | DEP_H}, {"3", 0}, {"nk", DEP_B},
-        {"s", DEP_S}, {"i32 d[:,:]; d[b, k]", DEP_B | DEP_K}, {"off", DEP_B},
+        {"q + 1", DEP_Q}, {"k - h", DEP_K | DEP_H},
+        {"3", 0},         {"nk", DEP_B},
+        {"s", DEP_S},     {"i32 d[:,:]; d[b, k]", DEP_B | DEP_K},
+        {"off", DEP_B},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Program p = program(cases[i].text, PROGRAM_SCORE);
@@ -247,16 +261,14 @@ static void types_are_checked(void **state) {
                  "'+' takes numbers, not bool; nearest: select(x, 1, 0)");
     expect_fault(PROGRAM_MASK, "q && k < 3",
                  "'&&' takes bool, not int; nearest: x != 0");
-    expect_fault(PROGRAM_MASK, "0 <= q < 5",
-                 "'<' takes numbers, not bool");
+    expect_fault(PROGRAM_MASK, "0 <= q < 5", "'<' takes numbers, not bool");
     expect_fault(PROGRAM_MASK, "!q", "'!' takes bool, not int");
     expect_fault(PROGRAM_MASK, "slope[h]", "a mask takes bool, not float");
     expect_fault(PROGRAM_MASK, "q - k", "a mask takes bool, not int");
     expect_fault(PROGRAM_SCORE, "q < k", "a score is a number, not bool");
     expect_fault(PROGRAM_MASK, "s > 0", "a mask does not know s");
     expect_fault(PROGRAM_SCORE, "slope[s]", "an index takes int, not float");
-    expect_fault(PROGRAM_SCORE, "doc[q]",
-                 "tensor doc has 2 dimensions, not 1");
+    expect_fault(PROGRAM_SCORE, "doc[q]", "tensor doc has 2 dimensions, not 1");
     expect_fault(PROGRAM_SCORE, "slope", "tensor slope has 1 dimension, not 0");
     expect_fault(PROGRAM_SCORE, "slope[q, k, b, h, 1]", "1 dimension, not 5");
     expect_fault(PROGRAM_SCORE, "min(q)", "min takes 2 arguments, not 1");
@@ -281,8 +293,7 @@ static void names_are_used_once(void **state) {
                  "tensor slope is f32 of 1 dimensions, not f32 of 2");
     expect_fault(PROGRAM_SCORE, "f32 a[:,:,:,:,:]; s",
                  "a tensor has at most 4 dimensions");
-    expect_fault(PROGRAM_SCORE,
-                 "let abcdefghijklmnopqrstuvwxyzabcdefgh = 1; s",
+    expect_fault(PROGRAM_SCORE, "let abcdefghijklmnopqrstuvwxyzabcdefgh = 1; s",
                  "a name has at most 31 characters");
 }
 
