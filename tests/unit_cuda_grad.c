@@ -77,7 +77,7 @@ static void any_mix_agrees_on_sm75(void **state) {
     mix(OLD, full() ? 60 : 5);
 }
 
-/* ---- tiles, head dims ----------------------------------------------------- */
+/* ---- tiles, head dims ---------------------------------------------------- */
 
 typedef struct Pinned {
     int target, dtype, dim, dim_v;
