@@ -75,7 +75,7 @@ static float weight32_of(const RefGrad *g, float s, const RefState *t) {
 
 /* Its weight as dropped, and dS; `size` is that of the terms of dS. */
 typedef struct Pair {
-    double kept, ds, size;
+    double kept, ds, size, lse; /* lse: what its rounding makes of a term */
     float kept32, ds32;
 } Pair;
 
@@ -83,10 +83,13 @@ static Pair pair_of(const RefGrad *g, const RefState *t, const RefCell *c) {
     double w = ref_weight(c->s, t->lse);
     float w32 = weight32_of(g, c->s32, t);
     int dtype = g->p.s->dtype;
+    double lse =
+        isfinite(t->lse) ? fmax(1, fabs(t->lse) * 0x1p-25 / ref_eps(dtype)) : 1;
     return (Pair){
         .kept = w * c->z,
+        .lse = lse,
         .ds = w == 0 ? 0 : w * (c->dp - t->delta) * c->bend,
-        .size = w * (fabs(c->dp) + fabs(t->delta) + t->noise) * c->bend,
+        .size = lse * w * (fabs(c->dp) + fabs(t->delta) + t->noise) * c->bend,
         .kept32 = ref_operand(&g->p, ref_round(dtype, w32 * (float)c->z)),
         .ds32 = ref_operand(
             &g->p, ref_round(dtype, w32 * (c->dp32 - t->delta32) * c->bend32))};
@@ -208,7 +211,7 @@ void ref_grad_key(RefGradWork *w, int64_t b, int64_t hk, int64_t j) {
         }
         for (int c = 0; c < p->dv && one.kept != 0; c++) {
             w->y[c] += one.kept * r.dout[c];
-            w->terms_y[c] += pow(one.kept * r.dout[c], 2);
+            w->terms_y[c] += pow(one.lse * one.kept * r.dout[c], 2);
             w->y32[c] += one.kept32 * ref_operand(p, r.dout[c]);
         }
     }
