@@ -93,7 +93,7 @@ class Emulated(Case):
     def test_all_faults_are_kept(self):
         templates = self.path("templates")
         shutil.copytree(os.path.join(_attnc.SOURCE, "templates"), templates)
-        stage = os.path.join(templates, "cuda/stage/sync.cu.in")
+        stage = os.path.join(templates, "cuda/stage/team.cu.in")
         with open(stage) as f:
             text = f.read()
         with open(stage, "w") as f:
