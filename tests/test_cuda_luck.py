@@ -13,6 +13,10 @@ RUN = ("run", "--target", "cuda", "--dtype", "f16", "--seqlen", "64",
        "--head-dim", "32")
 DECODE = RUN[:5] + ("--seqlen", "1", "--seqlen-k", "20000")
 
+# A preloaded library hides others from the loader.
+hides = unittest.skipIf(os.environ.get("SANITIZE"),
+                        "a sanitizer's runtime must be loaded first")
+
 
 class Luck(Case):
     def setUp(self):
@@ -40,6 +44,7 @@ class Luck(Case):
 
     # ---- the driver ----
 
+    @hides
     def test_no_driver(self):
         self.build("missing.c", "missing.so")
         env = dict(LD_PRELOAD=self.path("missing.so"), FAKE_MISSING="libcuda")
@@ -88,6 +93,7 @@ class Luck(Case):
 
     # ---- the compiler ----
 
+    @hides
     def test_no_compiler_at_all(self):
         self.build("cuda.c", "libcuda.so.1")
         self.build("missing.c", "missing.so")
@@ -102,6 +108,7 @@ class Luck(Case):
         self.assertFalse(j["found"])
         self.assertIn("/usr/local/cuda", j["looked_in"])
 
+    @hides
     def test_without_nvrtc_clang_makes_ptx(self):
         self.build("cuda.c", "libcuda.so.1")
         self.build("missing.c", "missing.so")
