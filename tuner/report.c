@@ -11,6 +11,7 @@ static const struct {
 } groups[] = {
     {"forward", "Forward, 8 heads, useful operations; share of the rate"},
     {"strides", "Forward, rows of one head so many bytes apart"},
+    {"backward", "Backward, useful operations; share of the rate"},
     {"decode", "One query, 16384 keys; share of reading K and V"},
     {"small", "Short, 8 heads, d 64; so many times the best rival's speed"},
     {"peers", "Other ways to the same result"},
