@@ -49,6 +49,12 @@ int64_t cpu_bwd_footprint(const CpuScratch *c);
 /* With vecs=0, vectors of dims, a work item of cpu_fwd has so many rows at
  * most: beyond, vectors of queries waste less. */
 enum { FEW_ROWS = 8 };
+/* A register tile holds rows x vecs sums, one vector of each of its
+ * `vecs` operands and one broadcast. */
+bool tile_fits_registers(const char *name, int rows, const char *vecs_name,
+                         int vecs, const Device *d, char why[120]);
+/* Only f32 needs no copy that converts it. */
+bool tile_may_read_in_place(const attnc_spec *s, int copy_kv, char why[120]);
 
 /* ---- tile_bwd.c -------------------------------------------------------- */
 
@@ -108,7 +114,7 @@ Extent plan_bwd_grid(const Step *s);
 /* The plan's buffers, from its main tile. */
 void plan_bwd_bufs(Plan *p);
 /* Does a kernel of this role read this parameter? */
-bool plan_bwd_uses(const attnc_spec *s, int role, int id);
+bool plan_bwd_uses(int role, int id);
 /* The step of the main tile; NULL: not a backward of these families. */
 const Step *plan_bwd_main(const Plan *p);
 

@@ -126,7 +126,7 @@ static bool reads_tensor(int role, int id) {
     return false;
 }
 
-bool plan_bwd_uses(const attnc_spec *s, int role, int id) {
+bool plan_bwd_uses(int role, int id) {
     bool main = plan_bwd_is_main(role), keys = main || role == ROLE_dq_sum;
     switch (id) {
     case PARAM_lse:
@@ -142,40 +142,31 @@ bool plan_bwd_uses(const attnc_spec *s, int role, int id) {
     case PARAM_heads:
     case PARAM_kv_heads:
     case PARAM_seqlen_q:
+    case PARAM_cu_seqlens_q:
         return true;
     case PARAM_delta:
         return role != ROLE_dq_sum;
     case PARAM_seqlen_k:
+    case PARAM_lens_k:
+    case PARAM_cu_seqlens_k:
+    case PARAM_scale:
         return keys;
     case PARAM_part_dq:
         return role == ROLE_bwd || role == ROLE_dq_sum;
-    case PARAM_lens_k:
-        return keys && s->lens_k;
-    case PARAM_cu_seqlens_q:
-        return s->varlen;
-    case PARAM_cu_seqlens_k:
-        return keys && s->varlen;
     case PARAM_mask_left:
     case PARAM_mask_right:
-        return main && s->mask == ATTNC_MASK_WINDOW;
     case PARAM_mask_prefix:
-        return main && s->mask == ATTNC_MASK_PREFIX;
     case PARAM_mask_offset:
     case PARAM_mask_offset_mode:
-        return main && (s->mask != ATTNC_MASK_NONE || s->alibi);
-    case PARAM_scale:
-        return keys;
     case PARAM_softcap:
-        return main && s->softcap;
     case PARAM_slopes:
-        return main && s->alibi;
     case PARAM_dropout_threshold:
     case PARAM_dropout_scale:
     case PARAM_dropout_seed:
     case PARAM_dropout_offset:
     case PARAM_dropout_first:
     case PARAM_dropout_heads:
-        return main && s->dropout;
+        return main;
     default:
         return reads_tensor(role, id);
     }

@@ -59,11 +59,48 @@ static void name_entry(const Plan *p, Step *s) {
 
 /* ---- parameters -------------------------------------------------------- */
 
+/* Has a launch of the spec this parameter? Which kernels read it is said by
+ * role. */
+static bool spec_gives(const attnc_spec *s, int id) {
+    switch (id) {
+    case PARAM_lens_k:
+        return s->lens_k;
+    case PARAM_cu_seqlens_q:
+    case PARAM_cu_seqlens_k:
+        return s->varlen;
+    case PARAM_mask_left:
+    case PARAM_mask_right:
+        return s->mask == ATTNC_MASK_WINDOW;
+    case PARAM_mask_prefix:
+        return s->mask == ATTNC_MASK_PREFIX;
+    case PARAM_mask_offset:
+    case PARAM_mask_offset_mode:
+        return s->mask != ATTNC_MASK_NONE || s->alibi;
+    case PARAM_softcap:
+        return s->softcap;
+    case PARAM_slopes:
+        return s->alibi;
+    case PARAM_sink:
+        return s->sink;
+    case PARAM_dropout_threshold:
+    case PARAM_dropout_scale:
+    case PARAM_dropout_seed:
+    case PARAM_dropout_offset:
+    case PARAM_dropout_first:
+    case PARAM_dropout_heads:
+        return s->dropout;
+    default:
+        return true;
+    }
+}
+
 /* Does a kernel of this role read this parameter? A combine only merges what
  * the splits left: no Q, K, V and no mask; the sink joins the sum there. */
 static bool uses(const attnc_spec *s, int role, int id) {
+    if (!spec_gives(s, id))
+        return false;
     if (s->pass == ATTNC_PASS_BWD)
-        return plan_bwd_uses(s, role, id);
+        return plan_bwd_uses(role, id);
     bool keys = role != ROLE_combine, out = role != ROLE_fwd_split;
     switch (id) {
     case PARAM_q:
@@ -79,6 +116,21 @@ static bool uses(const attnc_spec *s, int role, int id) {
     case PARAM_v_stride_h:
     case PARAM_v_stride_n:
     case PARAM_scale:
+    case PARAM_lens_k:
+    case PARAM_cu_seqlens_k:
+    case PARAM_mask_left:
+    case PARAM_mask_right:
+    case PARAM_mask_prefix:
+    case PARAM_mask_offset:
+    case PARAM_mask_offset_mode:
+    case PARAM_softcap:
+    case PARAM_slopes:
+    case PARAM_dropout_threshold:
+    case PARAM_dropout_scale:
+    case PARAM_dropout_seed:
+    case PARAM_dropout_offset:
+    case PARAM_dropout_first:
+    case PARAM_dropout_heads:
         return keys;
     case PARAM_o:
     case PARAM_lse:
@@ -87,34 +139,8 @@ static bool uses(const attnc_spec *s, int role, int id) {
     case PARAM_o_stride_n:
     case PARAM_lse_stride_b:
     case PARAM_lse_stride_h:
-        return out;
-    case PARAM_lens_k:
-        return keys && s->lens_k;
-    case PARAM_cu_seqlens_q:
-        return s->varlen;
-    case PARAM_cu_seqlens_k:
-        return keys && s->varlen;
-    case PARAM_mask_left:
-    case PARAM_mask_right:
-        return keys && s->mask == ATTNC_MASK_WINDOW;
-    case PARAM_mask_prefix:
-        return keys && s->mask == ATTNC_MASK_PREFIX;
-    case PARAM_mask_offset:
-    case PARAM_mask_offset_mode:
-        return keys && (s->mask != ATTNC_MASK_NONE || s->alibi);
-    case PARAM_softcap:
-        return keys && s->softcap;
-    case PARAM_slopes:
-        return keys && s->alibi;
     case PARAM_sink:
-        return out && s->sink;
-    case PARAM_dropout_threshold:
-    case PARAM_dropout_scale:
-    case PARAM_dropout_seed:
-    case PARAM_dropout_offset:
-    case PARAM_dropout_first:
-    case PARAM_dropout_heads:
-        return keys && s->dropout;
+        return out;
     case PARAM_part_o:
     case PARAM_part_lse:
         return role != ROLE_fwd;
@@ -123,6 +149,7 @@ static bool uses(const attnc_spec *s, int role, int id) {
     case PARAM_kv_heads:
     case PARAM_seqlen_q:
     case PARAM_seqlen_k:
+    case PARAM_cu_seqlens_q:
         return true;
     default: /* the built-in kernel's, and those of the backward */
         return false;

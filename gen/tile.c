@@ -145,23 +145,32 @@ bool tile_whole(const char *name, int value, const char *unit_name, int unit,
                        value, unit_name, unit, nearest);
 }
 
-/* A register tile holds rows x vecs sums, one vector of each of its `vecs`
- * operands and one broadcast. */
-static bool fits_registers(const char *name, int rows, int vecs,
-                           const Device *d, char why[TILE_WHY]) {
+bool tile_fits_registers(const char *name, int rows, const char *vecs_name,
+                         int vecs, const Device *d, char why[TILE_WHY]) {
     int need = rows * vecs + vecs + 1, have = (int)d->vector_regs;
     if (need <= have)
         return true;
     int most = (have - 1 - vecs) / vecs;
     if (most < 1)
         return tile_refuse(why,
-                           "vecs=%d needs %d vector registers, %s has %d; "
-                           "nearest vecs=%d",
-                           vecs, need, d->arch, have, (have - 1) / 2);
+                           "%s=%d needs %d vector registers, %s has %d; "
+                           "nearest %s=%d",
+                           vecs_name, vecs, need, d->arch, have, vecs_name,
+                           (have - 1) / 2);
     return tile_refuse(why,
-                       "%s=%d x vecs=%d needs %d vector registers, %s has %d; "
+                       "%s=%d x %s=%d needs %d vector registers, %s has %d; "
                        "nearest %s=%d",
-                       name, rows, vecs, need, d->arch, have, name, most);
+                       name, rows, vecs_name, vecs, need, d->arch, have, name,
+                       most);
+}
+
+bool tile_may_read_in_place(const attnc_spec *s, int copy_kv,
+                            char why[TILE_WHY]) {
+    return copy_kv || s->dtype == ATTNC_F32 ||
+           tile_refuse(why,
+                       "copy_kv=0 reads K and V in place, which needs "
+                       "dtype=f32, not %s; nearest copy_kv=1",
+                       spec_spelling(s, "dtype"));
 }
 
 static bool fits_sram(const attnc_spec *s, const Device *d, const Tile *t,
@@ -213,8 +222,8 @@ static bool many_legal(const Device *d, const CpuFwd *f, char why[TILE_WHY]) {
     int lanes = (int)d->vector_bytes / 4;
     return tile_whole("block_q", f->block_q, "lanes*vecs = ", lanes * f->vecs,
                       why) &&
-           fits_registers("keys", f->keys, f->vecs, d, why) &&
-           fits_registers("dims", f->dims, f->vecs, d, why);
+           tile_fits_registers("keys", f->keys, "vecs", f->vecs, d, why) &&
+           tile_fits_registers("dims", f->dims, "vecs", f->vecs, d, why);
 }
 
 static bool cpu_fwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
@@ -236,12 +245,7 @@ static bool cpu_fwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
         !tile_whole("split_k", f.split_k, "block_k = ", f.block_k, why) ||
         !(f.vecs ? many_legal(d, &f, why) : few_legal(s, d, &f, why)))
         return false;
-    if (!f.copy_kv && s->dtype != ATTNC_F32)
-        return tile_refuse(why,
-                           "copy_kv=0 reads K and V in place, which needs "
-                           "dtype=f32, not %s; nearest copy_kv=1",
-                           spec_spelling(s, "dtype"));
-    return fits_sram(s, d, t, why);
+    return tile_may_read_in_place(s, f.copy_kv, why) && fits_sram(s, d, t, why);
 }
 
 bool tile_legal(const attnc_spec *s, const attnc_shape *h, const Device *d,

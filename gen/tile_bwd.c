@@ -6,24 +6,6 @@
 
 /* ---- legality ---------------------------------------------------------- */
 
-/* A register tile holds rows x vecs sums, vecs operands and a broadcast. */
-static bool fits_registers(const char *name, int rows, int vecs,
-                           const Device *d, char why[TILE_WHY]) {
-    int need = rows * vecs + vecs + 1, have = (int)d->vector_regs;
-    if (need <= have)
-        return true;
-    int most = (have - 1 - vecs) / vecs;
-    if (most < 1)
-        return tile_refuse(why,
-                           "%d vectors beside %s need %d vector registers, %s "
-                           "has %d",
-                           vecs, name, need, d->arch, have);
-    return tile_refuse(why,
-                       "%s=%d x %d vectors needs %d vector registers, %s has "
-                       "%d; nearest %s=%d",
-                       name, rows, vecs, need, d->arch, have, name, most);
-}
-
 static bool in_ranges(const int32_t *v, char why[TILE_WHY]) {
     const TileRange ranges[] = {
         {"block_q", v[T_cpu_bwd_block_q], 1, 4096},
@@ -62,19 +44,17 @@ bool tile_bwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
         !tile_whole("block_k", v[T_cpu_bwd_block_k], "", 8, why) ||
         !tile_whole("chunk_k", v[T_cpu_bwd_chunk_k],
                     "block_k = ", v[T_cpu_bwd_block_k], why) ||
-        !fits_registers("keys", v[T_cpu_bwd_keys], v[T_cpu_bwd_vecs], d, why) ||
-        !fits_registers("dims", v[T_cpu_bwd_dims], v[T_cpu_bwd_vecs], d, why) ||
-        !fits_registers("kv_keys", v[T_cpu_bwd_kv_keys], v[T_cpu_bwd_kv_vecs],
-                        d, why))
+        !tile_fits_registers("keys", v[T_cpu_bwd_keys], "vecs",
+                             v[T_cpu_bwd_vecs], d, why) ||
+        !tile_fits_registers("dims", v[T_cpu_bwd_dims], "vecs",
+                             v[T_cpu_bwd_vecs], d, why) ||
+        !tile_fits_registers("kv_keys", v[T_cpu_bwd_kv_keys], "kv_vecs",
+                             v[T_cpu_bwd_kv_vecs], d, why))
         return false;
     if (parts && MOST_PARTS % parts)
         return tile_refuse(why, "parts=%d; accepted: 0 1 2 4 8", parts);
-    if (!v[T_cpu_bwd_copy_kv] && s->dtype != ATTNC_F32)
-        return tile_refuse(why,
-                           "copy_kv=0 reads K and V in place, which needs "
-                           "dtype=f32, not %s; nearest copy_kv=1",
-                           spec_spelling(s, "dtype"));
-    return fits_sram(s, d, t, why);
+    return tile_may_read_in_place(s, v[T_cpu_bwd_copy_kv], why) &&
+           fits_sram(s, d, t, why);
 }
 
 /* ---- enumeration ------------------------------------------------------- */
