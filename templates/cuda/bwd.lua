@@ -42,7 +42,7 @@ for name in ([[
     copy_x1 copy_x2 copy_y1 copy_y2 copy_table load_others x1_at x2_at y1_at y2_at first_row
     row_of has_first has_second clear_sums open_lane clear_scores dots_1 dots_2 weigh drop
     weights put_weights add_1 add_2 odd clear_odd_1 clear_odd_2 put_1 put_2 save_1 save_2 store
-    step draw_kept
+    step draw_kept odd_sum add_odd
 ]]):gmatch("%S+") do bwd_names[#bwd_names + 1] = name end
 
 function bwd_tile(name, tensor, dim, kept, rows, pitch)
@@ -102,7 +102,12 @@ function enter_step(a_step)
     -- Every tile of keys is whole.
     whole_k = P.mult_k % (by_keys and own or other) == 0 and not S.varlen and not S.lens_k
     partials = masked or not whole_k
+    odd_sums = masked and by_keys
 end
+
+-- A number of a sum on its way out: that of a key which nobody sees is 0,
+-- whatever was added up for it.
+function sum_of(text) return by_keys and partials and "is_seen ? " .. text .. " : 0" or text end
 
 -- The tiles in order, for loops.
 tile_names = { "x1", "x2", "y1", "y2" }
@@ -121,6 +126,7 @@ function main_stages()
     end
     if masked then bwd_stage "odd" end
     bwd_stage "step"
+    if odd_sums then bwd_stage "add_odd" end
     bwd_stage "store"
 end
 
