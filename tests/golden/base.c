@@ -381,7 +381,7 @@ static struct ahead look_ahead(const struct fwd_args *a, const struct job *w,
                                const struct tile *t, const struct cut *c, i64 sub) {
     const i64 subs = (w->rows.count + MICRO - 1) / MICRO;
     const i64 tiles = (c->n + 1) / 2 + (DIM_V + 1) / 2;
-    const i64 next = t->lo + t->n;
+    i64 next = t->lo + t->n;
     struct ahead h = {0};
     if (next >= w->k_hi)
         return h;
