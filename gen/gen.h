@@ -470,6 +470,8 @@ int plan_parse(const char *text, Plan *p, Err *e);
 const char *role_name(int role);
 const char *param_name(int id);
 int param_kind(int id);
+/* What to call the whole plan: its main step's entry, a backward "bwd". */
+void plan_name(const Plan *p, char out[64]);
 /* Size of an extent, given the size of every dim; -1 on overflow. */
 int64_t extent_size(const Extent *x, const int64_t dims[DIM_COUNT]);
 

@@ -57,6 +57,18 @@ static void name_entry(const Plan *p, Step *s) {
              spec_spelling(q, "mask"), p->device.arch, blocks);
 }
 
+void plan_name(const Plan *p, char out[64]) {
+    const Step *s = p->step;
+    while (p->spec.pass == ATTNC_PASS_BWD && s + 1 < p->step + p->nstep &&
+           !plan_bwd_is_main(s->role))
+        s++;
+    if (p->spec.pass == ATTNC_PASS_FWD)
+        snprintf(out, 64, "%s", s->entry);
+    else
+        snprintf(out, 64, "attn_bwd%s",
+                 s->entry + strlen("attn_") + strlen(role_name(s->role)));
+}
+
 /* ---- parameters -------------------------------------------------------- */
 
 /* Has a launch of the spec this parameter? Which kernels read it is said by

@@ -90,6 +90,11 @@ class Emit(Case):
         self.assertEqual(step["threads"], 32 * step["tile"]["warps"])
         self.assertGreater(step["smem_bytes"], 0)
 
+    def test_files_are_named_after_the_plan(self):
+        j = self.emit("sm_86", "--pass", "bwd")
+        self.assertRegex(j["files"][0]["name"],
+                         r"^attn_bwd_f16_d32_none__sm_86_\d+x\d+\.cu$")
+
     def test_a_cubin_for_every_chip(self):
         newest = self.nvrtc()["newest"]
         for chip in CHIPS:

@@ -241,8 +241,9 @@ static json_t *json_manifest(const Emission *m) {
 
 static int add_file(Emission *m, const char *dir, const char *suffix,
                     const void *data, size_t len, Err *e) {
-    char name[96], hash[SHA256_DIGEST_STRING_LENGTH];
-    snprintf(name, sizeof name, "%s%s", m->plan.step[0].entry, suffix);
+    char plan[64], name[96], hash[SHA256_DIGEST_STRING_LENGTH];
+    plan_name(&m->plan, plan);
+    snprintf(name, sizeof name, "%s%s", plan, suffix);
     int rc = outfile_open(dir, name, &m->file[m->nfile++], e);
     rc = rc ? rc : outfile_write(&m->file[m->nfile - 1], data, len, e);
     if (rc)
