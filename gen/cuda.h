@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Part of gen.h: the backward on GPUs. Both of its main steps keep a block of
- * rows of their own, keys for dK and dV, queries for dQ, and go over the other
- * rows in steps; one set of names serves both. */
+ * Part of gen.h: shared memory, and the backward on GPUs. Both of its main
+ * steps keep a block of rows of their own, keys for dK and dV, queries for dQ,
+ * and go over the other rows in steps; one set of names serves both. */
 #ifndef ATTNC_GEN_CUDA_H
 #define ATTNC_GEN_CUDA_H
 
@@ -66,5 +66,24 @@ int cuda_bwd_family(int role);
 bool cuda_bwd_plan(const Plan *p);
 Extent cuda_bwd_grid(const Step *s);
 void cuda_bwd_bufs(Plan *p);
+
+/* ---- smem.c ------------------------------------------------------------ */
+
+/* Shared memory of one block of mma_fwd or fma_fwd, in bytes; templates see
+ * it as the table L, the model as a footprint. Rows of mma tiles are kept in
+ * pages of 128, then 64, 32, 16 bytes of each row, [page][row][bytes], with
+ * their 16-byte chunks swizzled; rows of fma tiles are f32 at a pitch. */
+typedef struct CudaSmem {
+    int64_t dim, dim_v; /* columns kept of Q, K; of V, O */
+    int64_t q, k, v;    /* tiles; of K and V the first stage */
+    int64_t p;          /* fma: weights, f32 [block_q][block_k] */
+    int64_t o;          /* O on its way out, over what is done with */
+    int64_t k_stages, v_stages, k_bytes, v_bytes; /* of one stage */
+    int64_t q_pitch, v_pitch, p_pitch;            /* fma; K as Q */
+    int64_t team;  /* all of these, for a head; in a block as many as heads */
+    int64_t total; /* of the block */
+} CudaSmem;
+void cuda_smem(const attnc_spec *s, const Device *d, const Tile *t,
+               CudaSmem *out);
 
 #endif

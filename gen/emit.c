@@ -5,13 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "emit_program.h"
 #include "gen.h"
-#include "luaapi.h"
 
 /* What the C functions called from Lua work on; found through the state's
  * extra space, since even lua_touserdata is reached through the table. */
 typedef struct Emit {
     const LuaApi *api;
+    const Plan *plan;
     const Templates *templates;
     Source *out;
     size_t cap;  /* of out->line */
@@ -23,6 +24,14 @@ enum { INCLUDE_DEPTH = 16 };
 
 static Emit *emit_of(lua_State *L) {
     return *(Emit **)lua_getextraspace(L);
+}
+
+const LuaApi *emit_api(lua_State *L) {
+    return emit_of(L)->api;
+}
+
+const Plan *emit_plan(lua_State *L) {
+    return emit_of(L)->plan;
 }
 
 /* ---- output ------------------------------------------------------------ */
@@ -169,10 +178,12 @@ static void push_spec(lua_State *L, const LuaApi *api, const attnc_spec *s) {
 #define ATTNC_BOOL(name, def, hi, doc)                                         \
     api->lua_pushboolean(L, s->name);                                          \
     api->lua_setfield(L, -2, #name);
+#define ATTNC_TEXT(name, kind, doc)
 #include "spec.def"
 #undef ATTNC_ENUM
 #undef ATTNC_INT
 #undef ATTNC_BOOL
+#undef ATTNC_TEXT
     spec_print(s, &text);
     set_printed(L, api, "text", &text);
 }
@@ -257,11 +268,14 @@ static void push_smem(lua_State *L, const LuaApi *api, const Plan *p,
 static const char *const kind_names[] = {"pointer_in", "pointer_out", "length",
                                          "stride",     "scalar",      "work"};
 
-static void push_params(lua_State *L, const LuaApi *api, const Step *s) {
+static void push_params(lua_State *L, const LuaApi *api, const Plan *p,
+                        const Step *s) {
     api->lua_createtable(L, s->nparam, 0);
     for (int i = 0; i < s->nparam; i++) {
         api->lua_createtable(L, 0, 2);
-        set_text(L, api, "name", param_name(s->param[i].id));
+        char name[PARAM_TEXT];
+        param_text(p, &s->param[i], name);
+        set_text(L, api, "name", name);
         set_text(L, api, "kind", kind_names[param_kind(s->param[i].id)]);
         api->lua_rawseti(L, -2, i + 1);
     }
@@ -276,7 +290,7 @@ static void push_steps(lua_State *L, const LuaApi *api, const Plan *p) {
         api->lua_createtable(L, 0, 6);
         set_text(L, api, "role", role_name(s->role));
         set_text(L, api, "entry", s->entry);
-        push_params(L, api, s);
+        push_params(L, api, p, s);
         api->lua_setfield(L, -2, "params");
         push_tile(L, api, &s->tile);
         api->lua_setfield(L, -2, "tile");
@@ -338,6 +352,7 @@ static int run(lua_State *L) {
     api->lua_setglobal(L, "D");
     push_steps(L, api, p);
     api->lua_setglobal(L, "steps");
+    emit_programs(L, api, p);
     api->lua_pushinteger(L, ATTNC_GENERATOR_VERSION);
     api->lua_setglobal(L, "version");
     static const char *const parts[][2] = {
@@ -353,7 +368,7 @@ static int run(lua_State *L) {
 
 int emit_module(const Plan *p, const Templates *t, const LuaApi *lua,
                 Source *out, Err *e) {
-    Emit m = {.api = lua, .templates = t, .out = out};
+    Emit m = {.api = lua, .plan = p, .templates = t, .out = out};
     memset(out, 0, sizeof *out);
     lua_State *L = lua->luaL_newstate();
     if (!L)

@@ -91,6 +91,22 @@ enum tile_index {
 #undef FIELD
 };
 
+/* ---- tensors that programs read (program.h) ---------------------------- */
+
+enum program_dtype { ARRAY_F16, ARRAY_F32, ARRAY_I32, ARRAY_BOOL };
+enum {
+    PROGRAM_NAME = 32,
+    PROGRAM_RANK = 4,
+    PROGRAM_TENSORS = 8,
+    SPEC_TENSORS = 2 * PROGRAM_TENSORS /* of a spec's mask and score */
+};
+
+/* Extents and strides come with the launch. */
+typedef struct ProgramTensor {
+    char name[PROGRAM_NAME];
+    int dtype, rank; /* enum program_dtype; 0 .. PROGRAM_RANK */
+} ProgramTensor;
+
 /* ---- plan -------------------------------------------------------------- */
 
 enum param_kind { POINTER_IN, POINTER_OUT, LENGTH, STRIDE, SCALAR, WORK };
@@ -102,8 +118,9 @@ enum param_id {
 };
 
 typedef struct Param {
-    int id;  /* enum param_id */
-    int buf; /* kind WORK: index into Plan.buf, else -1 */
+    int id;          /* enum param_id */
+    int buf;         /* kind WORK: index into Plan.buf, else -1 */
+    int tensor, dim; /* of tensor..dtensor: which of Plan.tensor; -1: none */
 } Param;
 
 /* Run-time sizes a grid or a buffer can depend on. */
@@ -147,7 +164,7 @@ enum role {
 };
 /* clang-format on */
 
-enum { PLAN_STEPS = 8, PLAN_BUFS = 16, STEP_PARAMS = 80 };
+enum { PLAN_STEPS = 8, PLAN_BUFS = 16, STEP_PARAMS = 240 };
 
 enum buf_zero { ZERO_NEVER, ZERO_EACH_LAUNCH };
 
@@ -195,7 +212,8 @@ typedef struct Plan {
     attnc_spec spec;   /* canonical */
     attnc_shape shape; /* hints and promises it was made for */
     Device device;
-    int nstep, nbuf;
+    int nstep, nbuf, ntensor;
+    ProgramTensor tensor[SPEC_TENSORS]; /* as spec_tensors() has them */
     Step step[PLAN_STEPS];
     Buf buf[PLAN_BUFS];
     char note[160]; /* why a tuned row was skipped, or "" */
@@ -303,6 +321,8 @@ void spec_fields(void (*fn)(void *user, const char *name, const char *def,
                             const char *accepted, const char *doc),
                  void *user);
 int dtype_bytes(int dtype); /* 4 or 2 */
+/* Is there a built-in mask, one of numbers? */
+bool spec_has_mask(const attnc_spec *s);
 
 /* ---- shape.c ----------------------------------------------------------- */
 
@@ -382,42 +402,6 @@ int tile_cuda_threads(const Tile *t); /* of a block */
 #include "cpu.h"
 #include "cuda.h"
 
-/* ---- smem.c ------------------------------------------------------------ */
-
-/* Shared memory of one block of mma_fwd or fma_fwd, in bytes; templates see
- * it as the table L, the model as a footprint. Rows of mma tiles are kept in
- * pages of 128, then 64, 32, 16 bytes of each row, [page][row][bytes], with
- * their 16-byte chunks swizzled; rows of fma tiles are f32 at a pitch. */
-typedef struct CudaSmem {
-    int64_t dim, dim_v; /* columns kept of Q, K; of V, O */
-    int64_t q, k, v;    /* tiles; of K and V the first stage */
-    int64_t p;          /* fma: weights, f32 [block_q][block_k] */
-    int64_t o;          /* O on its way out, over what is done with */
-    int64_t k_stages, v_stages, k_bytes, v_bytes; /* of one stage */
-    int64_t q_pitch, v_pitch, p_pitch;            /* fma; K as Q */
-    int64_t team;  /* all of these, for a head; in a block as many as heads */
-    int64_t total; /* of the block */
-} CudaSmem;
-void cuda_smem(const attnc_spec *s, const Device *d, const Tile *t,
-               CudaSmem *out);
-
-/* The precompiled kernel (runtime/builtin.c) takes its tile as constants: the
- * family's only legal `rows` is BUILTIN_ROWS; grid BATCH, KV_HEADS, ROWS /
- * BUILTIN_ROWS, items numbered as those of fwd. */
-enum { BUILTIN_ROWS = 64, BUILTIN_KEYS = 64, BUILTIN_LANES = 8 };
-/* Its scratch per worker: Q and O transposed, K, V, two blocks of scores; of a
- * backward Q, dO, dQ, Q and dO as they are, K, V, dK, dV, four of scores. */
-static inline int64_t builtin_scratch(const attnc_spec *s) {
-    int64_t d = s->head_dim, dv = s->head_dim_v ? s->head_dim_v : d;
-    int64_t row = (d + 3) / 4 * 4 + (dv + 3) / 4 * 4;
-    if (s->pass == ATTNC_PASS_BWD)
-        return 4 * ((3 * BUILTIN_ROWS + 2 * BUILTIN_KEYS) * row +
-                    4 * BUILTIN_KEYS * BUILTIN_LANES);
-    int64_t floats = (BUILTIN_ROWS + BUILTIN_KEYS) * (d + (dv + 3) / 4 * 4) +
-                     2 * BUILTIN_KEYS * BUILTIN_LANES;
-    return floats * 4;
-}
-
 /* ---- model.c ----------------------------------------------------------- */
 
 /* Exact number of visible (query, key) pairs of the mask for one head with
@@ -469,6 +453,9 @@ void plan_print(const Plan *p, Str *out);
 int plan_parse(const char *text, Plan *p, Err *e);
 const char *role_name(int role);
 const char *param_name(int id);
+enum { PARAM_TEXT = 48 };
+/* The name of its slot. */
+void param_text(const Plan *p, const Param *param, char out[PARAM_TEXT]);
 int param_kind(int id);
 /* What to call the whole plan: its main step's entry, a backward "bwd". */
 void plan_name(const Plan *p, char out[64]);

@@ -85,7 +85,7 @@ static double computed(const attnc_spec *s, const Tile *t, double seen) {
     double blocks = floor(seen / block_k);
     double rest = seen - blocks * block_k;
     double whole = ceil_div(block_k, keys) * keys;
-    if (s->mask == ATTNC_MASK_NONE)
+    if (!spec_has_mask(s))
         return blocks * whole + ceil_div(rest, keys) * keys;
     return seen * whole / block_k + keys / 2;
 }
@@ -275,7 +275,7 @@ static double imbalance(const attnc_spec *s, const attnc_shape *h,
                         const Device *d, const Work *w) {
     double items = w->kv_heads * w->blocks * w->splits;
     double share = items / d->cores;
-    if (s->mask == ATTNC_MASK_NONE || s->mask == ATTNC_MASK_WINDOW)
+    if (!spec_has_mask(s) || s->mask == ATTNC_MASK_WINDOW)
         return (ceil(share) + JITTER) / share;
     double longest = (double)h->seqlen_k / w->block_keys;
     return fmax(longest, share + 0.25) / share;

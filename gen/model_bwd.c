@@ -41,7 +41,7 @@ static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
     double wide =
         model_key_span(s, h, (int64_t)ceil(v[T_cpu_bwd_block_q] / group));
     w.share = fmin(1, wide / queries / keys + 0.5 / w.chunks);
-    if (s->mask == ATTNC_MASK_NONE)
+    if (!spec_has_mask(s))
         w.share = 1;
     return w;
 }

@@ -87,7 +87,7 @@ static double product_rate(const attnc_spec *s, const Device *d, bool mma) {
 
 /* Instructions a score takes, in all threads together. */
 static double score_slots(const attnc_spec *s, const Block *b) {
-    double mask = s->mask == ATTNC_MASK_NONE ? 0 : MASK_SLOTS;
+    double mask = !spec_has_mask(s) ? 0 : MASK_SLOTS;
     return SOFTMAX_SLOTS + mask * (b->peel ? PEELED : 1) +
            (s->softcap ? SOFTCAP_SLOTS : 0) + (s->alibi ? ALIBI_SLOTS : 0) +
            (s->dropout ? DROPOUT_SLOTS : 0);
@@ -191,7 +191,7 @@ typedef struct Work {
 /* Whole tiles where there are few; else half a tile more than the keys, so
  * that growing lengths do not change the choice at each tile. */
 static double steps_of(const attnc_spec *s, double keys, double block_k) {
-    if (s->mask == ATTNC_MASK_NONE && keys <= 8 * block_k)
+    if (!spec_has_mask(s) && keys <= 8 * block_k)
         return ceil(keys / block_k);
     return keys / block_k + 0.5;
 }
@@ -224,7 +224,7 @@ static double sm_cycles(const attnc_spec *s, const attnc_shape *h,
     double full =
         w->steps * step_cycles(b, c, w->resident) + BLOCK_START / w->resident;
     double share = w->items / d->cores;
-    if (s->mask != ATTNC_MASK_NONE && s->mask != ATTNC_MASK_WINDOW) {
+    if (spec_has_mask(s) && s->mask != ATTNC_MASK_WINDOW) {
         double longest = (double)h->seqlen_k / w->block_keys;
         double alone = longest * w->steps * step_cycles(b, c, 1) + BLOCK_START;
         return fmax((share + 0.5) * full, w->resident > 1 ? alone : 0);

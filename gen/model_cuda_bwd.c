@@ -86,7 +86,7 @@ static Step1 step_of(const attnc_spec *s, const Device *d, const CudaBwd *b,
                      const CudaBwdSmem *m) {
     Step1 c = {0};
     double pairs = (double)b->own * b->other * (1 + b->split);
-    double slots = PAIR_SLOTS + (s->mask == ATTNC_MASK_NONE ? 0 : MASK_SLOTS) +
+    double slots = PAIR_SLOTS + (!spec_has_mask(s) ? 0 : MASK_SLOTS) +
                    (s->softcap ? SOFTCAP_SLOTS : 0) +
                    (s->alibi ? ALIBI_SLOTS : 0);
     if (b->mma)

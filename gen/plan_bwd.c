@@ -166,6 +166,9 @@ bool plan_bwd_uses(int role, int id) {
     case PARAM_dropout_offset:
     case PARAM_dropout_first:
     case PARAM_dropout_heads:
+    case PARAM_tensor:
+    case PARAM_tensor_n:
+    case PARAM_tensor_step:
         return main;
     default:
         return reads_tensor(role, id);

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "gen.h"
+#include "program.h"
 
 /* ---- names ------------------------------------------------------------- */
 
@@ -87,7 +87,7 @@ static bool spec_gives(const attnc_spec *s, int id) {
         return s->mask == ATTNC_MASK_PREFIX;
     case PARAM_mask_offset:
     case PARAM_mask_offset_mode:
-        return s->mask != ATTNC_MASK_NONE || s->alibi;
+        return spec_has_mask(s) || s->alibi || spec_reads(s, OPERAND_off);
     case PARAM_softcap:
         return s->softcap;
     case PARAM_slopes:
@@ -153,6 +153,10 @@ static bool uses(const attnc_spec *s, int role, int id) {
     case PARAM_lse_stride_h:
     case PARAM_sink:
         return out;
+    case PARAM_tensor:
+    case PARAM_tensor_n:
+    case PARAM_tensor_step:
+        return keys;
     case PARAM_part_o:
     case PARAM_part_lse:
         return role != ROLE_fwd;
@@ -176,7 +180,40 @@ static int buf_named(const Plan *p, const char *name) {
     return -1;
 }
 
-/* The built-in kernel serves every spec: it takes all there is. */
+static bool per_tensor(int id) {
+    return id >= PARAM_tensor && id <= PARAM_dtensor;
+}
+
+/* One for each tensor, not for each of its dims? */
+static bool is_whole(int id) {
+    return id == PARAM_tensor || id == PARAM_dtensor;
+}
+
+void param_text(const Plan *p, const Param *param, char out[PARAM_TEXT]) {
+    const char *name = param_name(param->id);
+    bool one = per_tensor(param->id) && param->tensor >= 0;
+    const char *tensor = one ? p->tensor[param->tensor].name : "";
+    if (!one)
+        snprintf(out, PARAM_TEXT, "%s", name);
+    else if (is_whole(param->id))
+        snprintf(out, PARAM_TEXT, "%s_%s", name, tensor);
+    else
+        snprintf(out, PARAM_TEXT, "tensor_%s_%s%d", tensor,
+                 param->id == PARAM_tensor_n ? "n" : "step", param->dim);
+}
+
+/* Slots of one kind of parameter for every tensor of the programs. */
+static void list_tensors(const Plan *p, Step *s, int id) {
+    for (int i = 0; i < p->ntensor; i++) {
+        if (id == PARAM_dtensor && !(p->spec.tensor_grads >> i & 1))
+            continue;
+        for (int dim = 0; dim < (is_whole(id) ? 1 : p->tensor[i].rank); dim++)
+            s->param[s->nparam++] = (Param){id, -1, i, dim};
+    }
+}
+
+/* The built-in kernel serves every spec: it takes all there is, each once (and
+ * looks for tensors in the launch's arguments). */
 static void list_params(const Plan *p, Step *s) {
     bool all = s->tile.family == TILE_builtin;
     s->nparam = 0;
@@ -184,8 +221,11 @@ static void list_params(const Plan *p, Step *s) {
         bool work = params[id].kind == WORK;
         if (all ? work : !uses(&p->spec, s->role, id))
             continue;
-        s->param[s->nparam++] =
-            (Param){id, work ? buf_named(p, params[id].name) : -1};
+        if (per_tensor(id) && !all)
+            list_tensors(p, s, id);
+        else
+            s->param[s->nparam++] =
+                (Param){id, work ? buf_named(p, params[id].name) : -1, -1, 0};
     }
 }
 
@@ -248,6 +288,7 @@ int64_t extent_size(const Extent *x, const int64_t dims[DIM_COUNT]) {
 
 void plan_complete(Plan *p) {
     p->nbuf = 0;
+    p->ntensor = spec_tensors(&p->spec, p->tensor);
     if (p->step[0].role == ROLE_fwd_split) {
         int split_k = split_of(&p->step[0].tile);
         add_buf(p, "part_o", p->spec.head_dim_v, split_k);

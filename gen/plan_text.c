@@ -73,15 +73,18 @@ static void print_cuda_step(const Step *s, Str *out) {
              f->occupancy);
 }
 
-static void print_step(const Step *s, Str *out) {
+static void print_step(const Plan *p, const Step *s, Str *out) {
     str_addf(out, "step %s from=%s entry=%s\n  tile ", role_name(s->role),
              tile_from_name(s->tile.from), s->entry);
     tile_print(&s->tile, out);
     str_addf(out, "\n  grid ");
     print_extent(&s->grid, out);
     str_addf(out, "\n  params");
-    for (int i = 0; i < s->nparam; i++)
-        str_addf(out, " %s", param_name(s->param[i].id));
+    for (int i = 0; i < s->nparam; i++) {
+        char name[PARAM_TEXT];
+        param_text(p, &s->param[i], name);
+        str_addf(out, " %s", name);
+    }
     str_addf(out, "\n");
     if (tile_is_cuda(s->tile.family)) {
         print_cuda_step(s, out);
@@ -109,7 +112,7 @@ void plan_print(const Plan *p, Str *out) {
         str_addf(out, "\n");
     }
     for (int i = 0; i < p->nstep; i++)
-        print_step(&p->step[i], out);
+        print_step(p, &p->step[i], out);
 }
 
 /* ---- text -> plan ------------------------------------------------------ */

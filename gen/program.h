@@ -6,9 +6,13 @@
 
 #include "gen.h"
 
-enum program_kind { PROGRAM_MASK, PROGRAM_SCORE, PROGRAM_GRADIENT };
+enum program_kind {
+    PROGRAM_MASK,
+    PROGRAM_SCORE,
+    PROGRAM_GRADIENT,
+    PROGRAM_PATTERN /* no program, but a pattern: pattern.h */
+};
 enum program_type { TYPE_BOOL, TYPE_INT, TYPE_FLOAT };
-enum program_dtype { ARRAY_F16, ARRAY_F32, ARRAY_I32, ARRAY_BOOL };
 
 enum program_operand {
 #define OPERAND(name, type, deps, doc) OPERAND_##name,
@@ -40,18 +44,9 @@ enum {
     PROGRAM_TEXT = 16384,
     PROGRAM_NODES = 1024, /* of a text; gradients may take 16 times that */
     PROGRAM_NESTING = 64,
-    PROGRAM_TENSORS = 8,
-    PROGRAM_RANK = 4,
-    PROGRAM_NAME = 32,
     PROGRAM_TABLE = 65536, /* entries a computed index with gradient reaches */
     PROGRAM_FAR = 1 << 28
 };
-
-/* A tensor that a program reads; extents and strides come with the launch. */
-typedef struct ProgramTensor {
-    char name[PROGRAM_NAME];
-    int dtype, rank; /* enum program_dtype; 0 .. PROGRAM_RANK */
-} ProgramTensor;
 
 /* Arguments stand before their users, so index order is evaluation order. */
 typedef struct Node {
@@ -301,5 +296,32 @@ typedef struct ProgramGrad {
  * The caller frees g->p, on failure too. Values equal to -inf are excluded
  * keys: their gradients are not to be used. */
 int program_grad(const Program *p, unsigned wanted, ProgramGrad *g, Err *e);
+
+/* ---- program_intern.c -------------------------------------------------- */
+
+/* The program of that text (pattern: "butterfly:m=2 block=64"), which equal
+ * texts share and nobody frees. Safe among threads. */
+int program_intern(const char *text, int kind, const ProgramTensor *known,
+                   int nknown, const attnc_program **out, Err *e);
+
+/* ---- spec_program.c ---------------------------------------------------- */
+
+/* Of a checked spec. What a query sees beside the built-in mask: the mask
+ * program and the pattern; NULL: all. */
+const Program *spec_keep(const attnc_spec *s);
+/* The bias, then the score program; NULL: neither. */
+const Program *spec_score(const attnc_spec *s);
+/* Of spec_score, with the tensors of tensor_grads. */
+const ProgramGrad *spec_score_grad(const attnc_spec *s);
+/* The tensors, those of the mask first: their order is that of the bits of
+ * tensor_grads. Returns how many. */
+int spec_tensors(const attnc_spec *s, ProgramTensor out[SPEC_TENSORS]);
+/* Bits of those that have a gradient. */
+unsigned spec_grads_possible(const attnc_spec *s);
+bool spec_has_programs(const attnc_spec *s);
+/* Does a program read this operand (enum program_operand)? */
+bool spec_reads(const attnc_spec *s, int operand);
+/* Part of spec_check. */
+int spec_check_programs(const attnc_spec *s, Err *e);
 
 #endif

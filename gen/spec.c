@@ -6,16 +6,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "gen.h"
+#include "program_intern.h"
 
-enum field_kind { FIELD_ENUM, FIELD_INT, FIELD_BOOL };
-enum { SPELLINGS = 8 };
+enum field_kind { FIELD_ENUM, FIELD_INT, FIELD_BOOL, FIELD_TEXT };
+enum { SPELLINGS = 18 };
 
 typedef struct Field {
     const char *name;
     int kind; /* enum field_kind */
     size_t offset;
-    int def, lo, hi;                 /* accepted: lo..hi */
+    int def, lo, hi;                 /* accepted: lo..hi; FIELD_TEXT: kind */
     const char *spelling[SPELLINGS]; /* FIELD_ENUM: also those above hi */
     const char *doc;
 } Field;
@@ -28,17 +28,24 @@ typedef struct Field {
     {#name, FIELD_INT, AT(name), def, lo, hi, {0}, doc},
 #define ATTNC_BOOL(name, def, hi, doc)                                         \
     {#name, FIELD_BOOL, AT(name), def, 0, hi, {0}, doc},
+#define ATTNC_TEXT(name, kind, doc)                                            \
+    {#name, FIELD_TEXT, AT(name), kind, 0, 0, {0}, doc},
 static const Field fields[] = {
 #include "spec.def"
 };
 #undef ATTNC_ENUM
 #undef ATTNC_INT
 #undef ATTNC_BOOL
+#undef ATTNC_TEXT
 
 enum { FIELDS = sizeof fields / sizeof *fields };
 
 static int32_t *place(const attnc_spec *s, const Field *f) {
     return (int32_t *)((char *)s + f->offset);
+}
+
+static const attnc_program **text_place(const attnc_spec *s, const Field *f) {
+    return (const attnc_program **)((char *)s + f->offset);
 }
 
 static const Field *find(const char *name) {
@@ -60,7 +67,9 @@ static int spellings(const Field *f) {
 /* "f32 f16 bf16", "1..256", "0 1". */
 static void accepted(const Field *f, char out[80]) {
     size_t n = 0;
-    if (f->kind == FIELD_INT)
+    if (f->kind == FIELD_TEXT)
+        snprintf(out, 80, "none \"TEXT\"");
+    else if (f->kind == FIELD_INT)
         snprintf(out, 80, "%d..%d", f->lo, f->hi);
     else if (f->kind == FIELD_BOOL)
         snprintf(out, 80, f->hi ? "0 1" : "0");
@@ -133,11 +142,21 @@ static bool is_integer(const char *value) {
     return *value && strspn(value, "0123456789") == strlen(value);
 }
 
+/* "none" is none. */
+static int set_text(attnc_spec *s, const Field *f, const char *value, Err *e) {
+    const attnc_program **at = text_place(s, f);
+    *at = NULL;
+    return strcmp(value, "none") ? program_intern(value, f->def, NULL, 0, at, e)
+                                 : 0;
+}
+
 int spec_set(attnc_spec *s, const char *field, const char *value, Err *e) {
     const Field *f = find(field);
     int64_t v;
     if (!f)
         return unknown_field(field, e);
+    if (f->kind == FIELD_TEXT)
+        return set_text(s, f, value, e);
     if (!read_value(f, value, &v)) {
         if (f->kind == FIELD_ENUM || !is_integer(value))
             return unknown_value(f, value, e);
@@ -149,6 +168,22 @@ int spec_set(attnc_spec *s, const char *field, const char *value, Err *e) {
     return code;
 }
 
+/* NAME="TEXT", which a program or pattern is; *text steps over it. */
+static int parse_text(const char **text, const Field *f, const char *quoted,
+                      attnc_spec *s, Err *e) {
+    const char *end = strchr(quoted + 1, '"');
+    if (!end)
+        return err_set(e, ERR_REQUEST, "spec", f->name,
+                       "no closing \"; write %s=\"TEXT\"", f->name);
+    char *copy = strndup(quoted + 1, (size_t)(end - quoted - 1));
+    if (!copy)
+        return err_set(e, ERR_MEMORY, "spec", f->name, "out of memory");
+    set_text(s, f, copy, e);
+    free(copy);
+    *text = end + 1;
+    return e->code;
+}
+
 int spec_parse(const char *text, attnc_spec *s, Err *e) {
     Slice key, value;
     char name[64], word[64];
@@ -158,7 +193,10 @@ int spec_parse(const char *text, attnc_spec *s, Err *e) {
         if (!value.len && find(name))
             return err_set(e, ERR_REQUEST, "spec", name,
                            "no value; write %s=VALUE", name);
-        int code = spec_set(s, name, word, e);
+        const Field *f = find(name);
+        bool quoted = f && f->kind == FIELD_TEXT && *value.p == '"';
+        int code = quoted ? parse_text(&text, f, value.p, s, e)
+                          : spec_set(s, name, word, e);
         if (code)
             return code;
     }
@@ -171,7 +209,9 @@ int spec_check(const attnc_spec *in, attnc_spec *out, Err *e) {
     attnc_spec s = ATTNC_SPEC_DEFAULT;
     int code = struct_copy(&s, sizeof s, in, "spec", e);
     for (int i = 0; !code && i < FIELDS; i++)
-        code = check(&fields[i], *place(&s, &fields[i]), e);
+        if (fields[i].kind != FIELD_TEXT)
+            code = check(&fields[i], *place(&s, &fields[i]), e);
+    code = code ? code : spec_check_programs(&s, e);
     if (code)
         return code;
     if (s.f32_math == ATTNC_MATH_TF32 && s.dtype != ATTNC_F32)
@@ -189,8 +229,13 @@ int spec_check(const attnc_spec *in, attnc_spec *out, Err *e) {
 void spec_print(const attnc_spec *s, Str *out) {
     for (int i = 0; i < FIELDS; i++) {
         const Field *f = &fields[i];
-        int v = *place(s, f);
         str_addf(out, "%s%s=", i ? " " : "", f->name);
+        if (f->kind == FIELD_TEXT) {
+            const attnc_program *p = *text_place(s, f);
+            str_addf(out, p ? "\"%s\"" : "%s", p ? p->text : "none");
+            continue;
+        }
+        int v = *place(s, f);
         if (f->kind == FIELD_ENUM && v >= 0 && v < spellings(f))
             str_addf(out, "%s", f->spelling[v]);
         else
@@ -212,7 +257,9 @@ void spec_fields(void (*fn)(void *user, const char *name, const char *def,
     for (int i = 0; i < FIELDS; i++) {
         const Field *f = &fields[i];
         char def[32], all[80];
-        if (f->kind == FIELD_ENUM)
+        if (f->kind == FIELD_TEXT)
+            snprintf(def, sizeof def, "none");
+        else if (f->kind == FIELD_ENUM)
             snprintf(def, sizeof def, "%s", f->spelling[f->def]);
         else
             snprintf(def, sizeof def, "%d", f->def);
@@ -223,4 +270,8 @@ void spec_fields(void (*fn)(void *user, const char *name, const char *def,
 
 int dtype_bytes(int dtype) {
     return dtype == ATTNC_F32 ? 4 : 2;
+}
+
+bool spec_has_mask(const attnc_spec *s) {
+    return s->mask != ATTNC_MASK_NONE && s->mask != ATTNC_MASK_PROGRAM;
 }

@@ -300,7 +300,7 @@ static void walk_blocks(const Walk *w, Fwd *f) {
 
 static void walk_variants(const Walk *w, Fwd *f) {
     int stages = w->d->cp_async ? 4 : 2;
-    int peels = w->s->mask != ATTNC_MASK_NONE && w->flops >= LONG_LAUNCH;
+    int peels = spec_has_mask(w->s) && w->flops >= LONG_LAUNCH;
     for (f->stages = 2; f->stages <= stages; f->stages++)
         for (f->q_regs = 0; f->q_regs <= f->mma; f->q_regs++)
             for (f->peel = 0; f->peel <= peels; f->peel++)

@@ -405,6 +405,7 @@ static int make_plan(Run *r, const attnc_spec *s, const attnc_shape *h,
 #define ATTNC_ENUM(name, values, def, count, doc) r->spec.name = s->name;
 #define ATTNC_INT(name, def, lo, hi, doc) r->spec.name = s->name;
 #define ATTNC_BOOL(name, def, hi, doc) r->spec.name = s->name;
+#define ATTNC_TEXT(name, kind, doc) r->spec.name = s->name;
 #define ATTNC_HINT(name, def, doc) r->shape.name = h->name;
 #define ATTNC_PROMISE(name, def, values, doc) r->shape.name = h->name;
 static int request_fill(Request *r, const attnc_spec *s, const attnc_shape *h,
@@ -423,11 +424,11 @@ static int request_fill(Request *r, const attnc_spec *s, const attnc_shape *h,
 #undef ATTNC_ENUM
 #undef ATTNC_INT
 #undef ATTNC_BOOL
+#undef ATTNC_TEXT
 #undef ATTNC_HINT
 #undef ATTNC_PROMISE
 
-/* The map of the program: what is asked for, checked; the plan of an equal
- * request; else a new plan and its kernels, from disk or the compiler. */
+/* The map of the program: a request, checked; its plan, known or made. */
 static int prepare(Run *r, const attnc_spec *spec, const attnc_shape *shape,
                    const char *tile, attnc_plan **out) {
     attnc_spec s;

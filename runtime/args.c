@@ -359,5 +359,6 @@ int args_check(const Plan *p, const attnc_args *a, Err *e) {
     rc = rc ? rc : check_mask(&p->spec, a, e);
     rc = rc ? rc : check_distance(&p->spec, a, e);
     rc = rc ? rc : check_score(&p->spec, a, e);
-    return rc ? rc : check_dropout(&p->spec, a, e);
+    rc = rc ? rc : check_dropout(&p->spec, a, e);
+    return rc ? rc : args_check_tensors(p, a, e);
 }

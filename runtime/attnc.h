@@ -111,6 +111,37 @@ enum attnc_offset_mode {
     ATTNC_OFFSET_LEN, /* lens_k[b] - seqlen_q */
 };
 
+enum attnc_program_kind {
+    ATTNC_MASK,        /* spec.mask_program: docs/programs.md */
+    ATTNC_SCORE,       /* spec.score_program */
+    ATTNC_PATTERN = 3, /* spec.sparsity: docs/patterns.md, then " block=N" */
+};
+
+/* A text of the expression language, or the name of a pattern, checked and
+ * ready for a spec. Equal texts give the same program; nobody frees them. */
+ATTNC_API int attnc_program_create(const char *text, int kind,
+                                   const attnc_program **out);
+/* The canonical text. */
+ATTNC_API const char *attnc_program_text(const attnc_program *program);
+
+enum attnc_array_dtype {
+    ATTNC_ARRAY_F16,
+    ATTNC_ARRAY_F32,
+    ATTNC_ARRAY_I32,
+    ATTNC_ARRAY_BOOL, /* a byte, 0 or 1 */
+};
+
+/* A tensor that the spec's programs read, or the bias (named "bias", f32, with
+ * the dims that spec.bias names). */
+typedef struct attnc_array {
+    const char *name;
+    const void *data; /* device memory; may be NULL when a dim is 0 */
+    int32_t dtype;    /* enum attnc_array_dtype: as the program declares it */
+    int32_t rank;     /* 0..4, as the program declares it */
+    int64_t n[4], stride[4]; /* elements; index i of dim d: i * stride[d] */
+    float *grad; /* pass=bwd and spec.tensor_grads: dense, in C order */
+} attnc_array;
+
 /* Everything a launch reads. Start from ATTNC_ARGS_INIT.
  *   q [B, H, Nq, d]   k [B, HK, Nk, d]   v [B, HK, Nk, dv]   o [B, H, Nq, dv]
  *   lse [B, H, Nq] f32, natural log, row stride 1; may be NULL
@@ -153,6 +184,8 @@ typedef struct attnc_args {
     double dropout_p;
     uint64_t dropout_seed, dropout_offset;
     int64_t dropout_b0, dropout_h0, dropout_heads;
+    const attnc_array *tensors; /* those that programs read, in any order */
+    int64_t tensor_count;
 } attnc_args;
 #define ATTNC_ARGS_INIT                                                        \
     { .struct_size = sizeof(attnc_args), .scale = NAN }

@@ -333,6 +333,8 @@ uint64_t slot_value(const Plan *p, const Param *param, const attnc_args *a,
 int args_check(const Plan *p, const attnc_args *a, Err *e);
 /* Of these the batch, heads and lengths only. */
 int args_check_sizes(const attnc_args *a, Err *e);
+/* The tensors that programs read; part of args_check. */
+int args_check_tensors(const Plan *p, const attnc_args *a, Err *e);
 
 /* ---- builtin.c --------------------------------------------------------- */
 
@@ -356,6 +358,7 @@ void templates_free(const Templates *t); /* not for the embedded ones */
 #define ATTNC_ENUM(name, values, def, count, doc) int32_t name;
 #define ATTNC_INT(name, def, lo, hi, doc) int32_t name;
 #define ATTNC_BOOL(name, def, hi, doc) int32_t name;
+#define ATTNC_TEXT(name, kind, doc) const attnc_program *name;
 #define ATTNC_HINT(name, def, doc) int64_t name;
 #define ATTNC_PROMISE(name, def, values, doc) int64_t name;
 
@@ -374,6 +377,7 @@ typedef struct Request {
 #undef ATTNC_ENUM
 #undef ATTNC_INT
 #undef ATTNC_BOOL
+#undef ATTNC_TEXT
 #undef ATTNC_HINT
 #undef ATTNC_PROMISE
 

@@ -166,6 +166,33 @@ static const uint16_t place_of[PARAM_COUNT] = {
 };
 #undef AT
 
+/* The tensor of that name; args_check has seen that there is one. */
+static const attnc_array *array_of(const Plan *p, int tensor,
+                                   const attnc_args *a) {
+    for (int64_t i = 0; tensor >= 0 && i < a->tensor_count; i++) {
+        if (!strcmp(a->tensors[i].name, p->tensor[tensor].name))
+            return &a->tensors[i];
+    }
+    return NULL;
+}
+
+static uint64_t tensor_value(const Plan *p, const Param *param,
+                             const attnc_args *a) {
+    const attnc_array *t = array_of(p, param->tensor, a);
+    if (!t)
+        return 0;
+    switch (param->id) {
+    case PARAM_tensor:
+        return address(t->data);
+    case PARAM_dtensor:
+        return address(t->grad);
+    case PARAM_tensor_n:
+        return (uint64_t)t->n[param->dim];
+    default:
+        return (uint64_t)t->stride[param->dim];
+    }
+}
+
 uint64_t slot_value(const Plan *p, const Param *param, const attnc_args *a,
                     const Layout *l) {
     uint64_t value = 0;
@@ -186,8 +213,15 @@ uint64_t slot_value(const Plan *p, const Param *param, const attnc_args *a,
         return (uint64_t)(a->dropout_b0 * heads_total(a) + a->dropout_h0);
     case PARAM_dropout_heads:
         return (uint64_t)heads_total(a);
+    case PARAM_tensor:
+    case PARAM_tensor_n:
+    case PARAM_tensor_step:
+    case PARAM_dtensor:
+        return tensor_value(p, param, a);
     case PARAM_spec:
         return address(&p->spec);
+    case PARAM_args:
+        return address(a);
     }
     if (place_of[param->id])
         memcpy(&value, (const char *)a + place_of[param->id] - 1, 8);

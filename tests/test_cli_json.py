@@ -17,7 +17,8 @@ from _cli import Case, mask
 BUILTIN = {"ATTNC_COMPILERS": ""}
 SPEC = ["pass", "dtype", "f32_math", "head_dim", "head_dim_v", "mask", "lens_k",
         "varlen", "softcap", "alibi", "sink", "deterministic",
-        "batch_invariant", "dropout"]
+        "batch_invariant", "dropout", "bias", "tensor_grads", "mask_program",
+        "score_program", "sparsity"]
 VERBS = ("run", "explain", "emit", "devices", "cache")
 
 

@@ -54,7 +54,7 @@ static void faults_name_what_is_nearest(void **state) {
                  "spec: unknown field 'headdim'; nearest: head_dim");
     expect_fault("mask=causl", "mask",
                  "spec: mask: unknown value 'causl'; nearest: causal; "
-                 "accepted: none causal window prefix");
+                 "accepted: none causal window prefix program");
     expect_fault("head_dim=300", "head_dim",
                  "spec: head_dim: 300 is out of range; accepted 1..256, "
                  "nearest 256");

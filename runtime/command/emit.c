@@ -158,7 +158,9 @@ static json_t *json_params(const Plan *p, const Step *s) {
     for (int i = 0; i < s->nparam; i++) {
         const Param *param = &s->param[i];
         json_t *j = json_object();
-        json_object_set_new(j, "name", json_text(param_name(param->id)));
+        char name[PARAM_TEXT];
+        param_text(p, param, name);
+        json_object_set_new(j, "name", json_text(name));
         json_object_set_new(j, "kind", json_text(kinds[param_kind(param->id)]));
         if (param->buf >= 0)
             json_object_set_new(j, "buffer",

@@ -36,7 +36,12 @@ json_t *json_spec(const attnc_spec *s) {
     json_object_set_new(j, #name, json_integer(s->name));
 #define ATTNC_BOOL(name, def, hi, doc)                                         \
     json_object_set_new(j, #name, json_integer(s->name));
+#define ATTNC_TEXT(name, kind, doc)                                            \
+    json_object_set_new(j, #name,                                              \
+                        s->name ? json_text(attnc_program_text(s->name))       \
+                                : json_null());
 #include "spec.def"
+#undef ATTNC_TEXT
 #undef ATTNC_ENUM
 #undef ATTNC_INT
 #undef ATTNC_BOOL

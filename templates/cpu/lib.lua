@@ -17,11 +17,12 @@ lanes = D.vector_bytes // 4 | 0
 vector_bytes = lanes * 4
 dim, dim_v = S.head_dim, S.head_dim_v
 reduced = S.dtype ~= "f32"
-masked = S.mask ~= "none"
+masked = S.mask ~= "none" and S.mask ~= "program"
 local by_dtype = S.pass == "fwd" and ISA[S.dtype] or false
 override = by_dtype
 paired = override == "bf16dot" -- products of two elements at once
-diagonal = masked or S.alibi -- the launch says where it lies
+diagonal = masked or S.alibi or programs.off -- the launch says where it lies
+assert(not programs.keep and not programs.score, "no programs here yet")
 scored = S.softcap or S.alibi -- s is more than scale * q.k
 half_bytes = lanes * 2
 -- What turns q.k into log2 units (softcap: into the argument of tanh_half).

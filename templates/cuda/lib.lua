@@ -3,8 +3,9 @@
 -- S spec, P promises, D device, steps, version; set by enter(): step, T, L.
 
 elem_bytes = S.dtype == "f32" and 4 or 2
-masked = S.mask ~= "none"
-diagonal = masked or S.alibi -- the launch has a diagonal
+masked = S.mask ~= "none" and S.mask ~= "program"
+diagonal = masked or S.alibi or programs.off -- the launch has a diagonal
+assert(not programs.keep and not programs.score, "no programs here yet")
 scored = S.softcap or S.alibi -- scores change before the softmax
 precise = S.dtype == "f32"
 -- Of two numbers in 32 bits (or one): the exponents, and the last bit of

@@ -46,6 +46,9 @@ def define_listed(name, path):
     fields, values = [("struct_size", C.c_size_t)], {}
     for kind, rest in re.findall(r"ATTNC_(\w+)\(([^\"]*)", read(path)):
         words = [w.strip() for w in rest.split(",")]
+        if kind == "TEXT":  # a program: none, unless made
+            fields.append((words[0], C.c_void_p))
+            continue
         fields.append((words[0], number))
         values[words[0]] = int(words[2 if kind == "ENUM" else 1])
         if kind == "ENUM":
