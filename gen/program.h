@@ -174,11 +174,20 @@ typedef struct ProgramEnv {
     double operand[OPERANDS];
     const ProgramArray *array; /* by tensor */
     bool narrow;               /* round every float to f32 */
+    double *f32; /* room for a second value of each node, or NULL: what becomes
+                    an int or a bool, or is floored, then has f32's value, as a
+                    kernel would, the rest is f64 */
 } ProgramEnv;
 
 /* Every node up to `last`, in order: f64 (bools 0 and 1). */
 void program_eval(const Program *p, const ProgramEnv *env, int last,
                   double *value);
+/* Of these the ones that change with one of `with` (DEP_ bits; 0: all) but with
+ * none of `without`; what they take is there. */
+void program_eval_stage(const Program *p, const ProgramEnv *env, int last,
+                        unsigned with, unsigned without, double *value);
+/* Does a float become an int or a bool, or is one floored? */
+bool program_decides(const Program *p, int last);
 /* The element, as f64; 0 outside. */
 double program_array_read(const ProgramArray *a, int rank,
                           const int64_t *index);

@@ -111,20 +111,56 @@ static double result(const Program *p, const Node *n, double a, double b,
     return float_op(n->op, a, b);
 }
 
-void program_eval(const Program *p, const ProgramEnv *env, int last,
-                  double *value) {
+/* Of node i, whose arguments are in `value`. */
+static double evaluate(const Program *p, const ProgramEnv *env, int i,
+                       const double *value) {
+    const Node *n = &p->node[i];
+    switch (n->op) {
+    case OP_CONST:
+        return constant(n);
+    case OP_OPERAND:
+        return env->operand[n->i];
+    case OP_READ:
+        return read_tensor(p, env, n, value);
+    default:
+        return result(p, n, value[n->arg[0]], value[n->arg[1]],
+                      value[n->arg[2]]);
+    }
+}
+
+void program_eval_stage(const Program *p, const ProgramEnv *env, int last,
+                        unsigned with, unsigned without, double *value) {
     for (int i = 0; i <= last; i++) {
         const Node *n = &p->node[i];
-        if (n->op == OP_CONST)
-            value[i] = constant(n);
-        else if (n->op == OP_OPERAND)
-            value[i] = env->operand[n->i];
-        else if (n->op == OP_READ)
-            value[i] = read_tensor(p, env, n, value);
-        else
-            value[i] = result(p, n, value[n->arg[0]], value[n->arg[1]],
-                              value[n->arg[2]]);
-        if (env->narrow && n->type == TYPE_FLOAT)
+        bool real = n->type == TYPE_FLOAT;
+        if ((with && !(n->deps & with)) || n->deps & without)
+            continue;
+        if (env->f32) {
+            double x = evaluate(p, env, i, env->f32);
+            env->f32[i] = real ? (float)x : x;
+            if (!real || n->op == OP_FLOOR) {
+                value[i] = env->f32[i];
+                continue;
+            }
+        }
+        value[i] = evaluate(p, env, i, value);
+        if (env->narrow && real)
             value[i] = (float)value[i];
     }
+}
+
+void program_eval(const Program *p, const ProgramEnv *env, int last,
+                  double *value) {
+    program_eval_stage(p, env, last, 0, 0, value);
+}
+
+bool program_decides(const Program *p, int last) {
+    for (int i = 0; i <= last; i++) {
+        const Node *n = &p->node[i];
+        bool real = n->nargs && n->op != OP_READ &&
+                    p->node[n->arg[n->nargs - 1]].type == TYPE_FLOAT;
+        if (real && (n->type != TYPE_FLOAT || n->op == OP_FLOOR))
+            return true;
+    }
+    return false;
 }

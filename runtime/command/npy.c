@@ -14,6 +14,7 @@
 #include "attnc.h"
 #include "convert.h"
 #include "npy.h"
+#include "program.h"
 #include "values.h"
 
 enum { HEADER_MAX = 65536, CHUNK = 1 << 16 };
@@ -261,6 +262,37 @@ int npy_open(const char *path, Npy *n, Err *e) {
     return rc;
 }
 
+/* What becomes of m elements of the file, the first of them number i. */
+typedef struct Sink {
+    int (*take)(const struct Sink *s, const Npy *n, const void *from, int64_t i,
+                int64_t m, Err *e);
+    int dtype;
+    void *out;
+} Sink;
+
+static int read_data(Npy *n, const Sink *s, Err *e) {
+    union {
+        double align;
+        char bytes[CHUNK];
+    } buf;
+    int64_t per = CHUNK / types[n->type].bytes;
+    int rc = 0;
+    for (int64_t i = 0; i < n->count && !rc; i += per) {
+        int64_t m = n->count - i < per ? n->count - i : per;
+        ssize_t len = (ssize_t)(m * types[n->type].bytes);
+        ssize_t got = read_full(n->fd, buf.bytes, (size_t)len);
+        if (got < 0)
+            return io_fault(n, e);
+        if (got < len)
+            return fault(n, e, "truncated");
+        rc = s->take(s, n, buf.bytes, i, m, e);
+    }
+    ssize_t more = rc ? 0 : read_full(n->fd, buf.bytes, 1);
+    if (more < 0)
+        return io_fault(n, e);
+    return more ? fault(n, e, "trailing bytes after its data") : rc;
+}
+
 static double element(int type, const void *data, int64_t i) {
     if (type == NPY_F64)
         return ((const double *)data)[i];
@@ -269,27 +301,58 @@ static double element(int type, const void *data, int64_t i) {
     return f16_to_f32(((const uint16_t *)data)[i]);
 }
 
+static int take_values(const Sink *s, const Npy *n, const void *from, int64_t i,
+                       int64_t m, Err *e) {
+    (void)e;
+    for (int64_t j = 0; j < m; j++)
+        value_put(s->dtype, s->out, i + j, element(n->type, from, j));
+    return 0;
+}
+
 int npy_read(Npy *n, int dtype, void *out, Err *e) {
-    union {
-        double align;
-        char bytes[CHUNK];
-    } buf;
-    int64_t per = CHUNK / types[n->type].bytes;
-    for (int64_t i = 0; i < n->count; i += per) {
-        int64_t m = n->count - i < per ? n->count - i : per;
-        ssize_t len = (ssize_t)(m * types[n->type].bytes);
-        ssize_t got = read_full(n->fd, buf.bytes, (size_t)len);
-        if (got < 0)
-            return io_fault(n, e);
-        if (got < len)
-            return fault(n, e, "truncated");
-        for (int64_t j = 0; j < m; j++)
-            value_put(dtype, out, i + j, element(n->type, buf.bytes, j));
+    const Sink sink = {take_values, dtype, out};
+    return read_data(n, &sink, e);
+}
+
+int npy_array_dtype(int type) {
+    static const int dtypes[NPY_TYPES] = {
+        [NPY_F16] = ARRAY_F16, [NPY_F32] = ARRAY_F32, [NPY_F64] = ARRAY_F32,
+        [NPY_I32] = ARRAY_I32, [NPY_I64] = ARRAY_I32, [NPY_BOOL] = ARRAY_BOOL};
+    return dtypes[type];
+}
+
+int npy_array_bytes(int dtype) {
+    return dtype == ARRAY_BOOL ? 1 : dtype == ARRAY_F16 ? 2 : 4;
+}
+
+static int take_wide(const Sink *s, const Npy *n, const int64_t *from,
+                     int64_t i, int64_t m, Err *e) {
+    int32_t *to = (int32_t *)s->out + i;
+    for (int64_t j = 0; j < m; j++) {
+        if (from[j] < INT32_MIN || from[j] > INT32_MAX)
+            return err_set(
+                e, ERR_REQUEST, "command", NULL,
+                "%s: element %" PRId64 " is %" PRId64 "; nearest accepted: %d",
+                n->path, i + j, from[j], from[j] < 0 ? INT32_MIN : INT32_MAX);
+        to[j] = (int32_t)from[j];
     }
-    ssize_t more = read_full(n->fd, buf.bytes, 1);
-    if (more < 0)
-        return io_fault(n, e);
-    return more ? fault(n, e, "trailing bytes after its data") : 0;
+    return 0;
+}
+
+static int take_array(const Sink *s, const Npy *n, const void *from, int64_t i,
+                      int64_t m, Err *e) {
+    size_t bytes = (size_t)types[n->type].bytes;
+    if (n->type == NPY_I64)
+        return take_wide(s, n, from, i, m, e);
+    if (n->type == NPY_F64)
+        return take_values(s, n, from, i, m, e);
+    memcpy((char *)s->out + (size_t)i * bytes, from, (size_t)m * bytes);
+    return 0;
+}
+
+int npy_read_array(Npy *n, void *out, Err *e) {
+    const Sink sink = {take_array, ATTNC_F32, out};
+    return read_data(n, &sink, e);
 }
 
 void npy_close(Npy *n) {

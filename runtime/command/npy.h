@@ -37,6 +37,11 @@ int npy_open(const char *path, Npy *n, Err *e);
  * attnc_dtype), rounded to nearest even, into count elements at `out`. The
  * file must end with the last one. */
 int npy_read(Npy *n, int dtype, void *out, Err *e);
+/* Reads the data as a program's tensor: f64 becomes f32, i64 i32 where it fits
+ * (else ERR_REQUEST), the others stay; dtype: enum program_dtype. */
+int npy_read_array(Npy *n, void *out, Err *e);
+int npy_array_dtype(int type);
+int npy_array_bytes(int dtype);
 void npy_close(Npy *n);
 /* "[1, 8, 70, 64]", for messages. */
 const char *npy_shape(const Npy *n, char text[160]);

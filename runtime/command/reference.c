@@ -24,12 +24,12 @@ RefSeq ref_seq_at(const RefProblem *p, int64_t b) {
         q.nq = a->cu_seqlens_q[b + 1] - q.q0;
         q.nk = a->cu_seqlens_k[b + 1] - q.k0;
     }
-    int64_t all = q.nk;
+    q.all = q.nk;
     if (p->s->lens_k && a->lens_k[b] < q.nk)
         q.nk = a->lens_k[b] > 0 ? a->lens_k[b] : 0;
     q.offset = a->mask_offset;
     if (a->mask_offset_mode == ATTNC_OFFSET_BR)
-        q.offset = all - q.nq;
+        q.offset = q.all - q.nq;
     else if (a->mask_offset_mode == ATTNC_OFFSET_LEN)
         q.offset = q.nk - q.nq;
     return q;
@@ -255,6 +255,13 @@ static float softmax32(const RefProblem *p, Lanes32 *s, int t, int64_t n,
     return l == 0 ? -INFINITY : m + logf(l);
 }
 
+static bool all_masked(const Lanes *s, int t, int64_t n) {
+    for (int64_t j = 0; j < n; j++)
+        if (s[j][t] != MASKED)
+            return false;
+    return true;
+}
+
 /* ---- dropout ----------------------------------------------------------- */
 
 /* Weights of lane t after dropout: 0, or larger as fewer are left. */
@@ -350,16 +357,25 @@ static void weigh_seen(RefWork *w, const Lanes *s, const Lanes32 *s32, int n) {
 
 /* ---- one group --------------------------------------------------------- */
 
-static void group_scores(RefWork *w, const RefGroup *g) {
+/* Scores of n keys from j on; where none is kept there is nothing to do. */
+static void tile_scores(RefWork *w, const RefGroup *g, int64_t j, int n) {
     const RefProblem *p = w->p;
+    Lanes *s = w->s + (j - g->begin);
+    Lanes32 *s32 = w->s32 + (p->unfused ? j - g->begin : 0);
+    if (!ref_tile_keep(w, g, j, n, s, s32))
+        return;
+    load_tile(w, &p->a->k, g, j, n, p->d);
+    scores(w, g, j, n, s);
+    if (p->unfused)
+        scores32(w, g, j, n, s32);
+    ref_tile_bend(w, g, j, n, s, s32);
+}
+
+static void group_scores(RefWork *w, const RefGroup *g) {
     load_queries(w, g);
-    for (int64_t j = g->begin; j < g->end; j += REF_TILE) {
-        int n = (int)(g->end - j < REF_TILE ? g->end - j : REF_TILE);
-        load_tile(w, &p->a->k, g, j, n, p->d);
-        scores(w, g, j, n, w->s + (j - g->begin));
-        if (p->unfused)
-            scores32(w, g, j, n, w->s32 + (j - g->begin));
-    }
+    for (int64_t j = g->begin; j < g->end; j += REF_TILE)
+        tile_scores(w, g, j,
+                    (int)(g->end - j < REF_TILE ? g->end - j : REF_TILE));
 }
 
 static void group_softmax(RefWork *w, const RefGroup *g) {
@@ -367,6 +383,7 @@ static void group_softmax(RefWork *w, const RefGroup *g) {
     float sink = p->s->sink ? p->a->sink[g->h] : -INFINITY;
     for (int t = 0; t < REF_LANES; t++) {
         w->lse[t] = softmax(w->s, t, g->end - g->begin, sink);
+        w->none[t] = all_masked(w->s, t, g->end - g->begin);
         if (p->unfused)
             w->lse32[t] = softmax32(p, w->s32, t, g->end - g->begin, sink);
         if (p->drop.threshold)
@@ -417,6 +434,7 @@ int ref_problem_make(const attnc_spec *s, const attnc_args *a, bool unfused,
     p->drop.heads = (uint32_t)(a->dropout_heads ? a->dropout_heads : a->heads);
     p->drop.first =
         (uint32_t)a->dropout_b0 * p->drop.heads + (uint32_t)a->dropout_h0;
+    ref_programs_make(&p->programs, s, a);
     p->slopes = calloc((size_t)a->heads + 1, sizeof(float));
     if (!p->slopes)
         return err_set(e, ERR_MEMORY, "check", "", "out of memory");
@@ -444,7 +462,9 @@ bool ref_work_alloc(RefWork *w, const RefProblem *p) {
     w->o32 = aligned_alloc(32, sizeof(Lanes32) * (size_t)p->dv);
     w->s32 = aligned_alloc(32, sizeof(Lanes32) * (size_t)(p->unfused ? n : 1));
     w->tile = malloc(sizeof(float) * (size_t)width * REF_TILE);
-    return w->q && w->o && w->s && w->q32 && w->o32 && w->tile && w->s32;
+    bool values = ref_eval_alloc(&w->eval, &p->programs);
+    return w->q && w->o && w->s && w->q32 && w->o32 && w->tile && w->s32 &&
+           values;
 }
 
 void ref_work_free(RefWork *w) {
@@ -455,4 +475,5 @@ void ref_work_free(RefWork *w) {
     free(w->o32);
     free(w->s32);
     free(w->tile);
+    ref_eval_free(&w->eval);
 }

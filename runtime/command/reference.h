@@ -25,6 +25,12 @@ typedef struct RefCheck {
     struct {
         double err, unfused, limit; /* relative, as of O */
     } grad[REF_GRADS];
+    int tensors; /* gradients of what programs read that were compared */
+    struct {
+        char name[PROGRAM_NAME + 1]; /* "dbias" */
+        double err, unfused, limit;
+    } tensor[SPEC_TENSORS];
+    bool tensors_left; /* they were asked for, but are too many pairs */
 } RefCheck;
 /* "dq", "dk", .. */
 const char *reference_grad_name(int grad);
@@ -41,7 +47,9 @@ int reference_check(const attnc_spec *spec, const attnc_args *args, int threads,
 /* The same for the gradients of a launch with pass=bwd, from q, k, v, dout and
  * dlse: dq, dk, dv, dsink. Above 2e10 flops, 2 (3d + 2dv) per visible pair, the
  * rows of dq and those of dk and dv are sampled; the latter then take LSE and
- * rowsum(O dO) of all queries from the launch's own o and lse. */
+ * rowsum(O dO) of all queries from the launch's own o and lse. Gradients of
+ * tensors need all pairs: with them nothing is sampled, and above 2^28 pairs
+ * they are left out (tensors_left). */
 int reference_check_bwd(const attnc_spec *spec, const attnc_args *args,
                         int threads, void (*progress)(void *user, double done),
                         void *user, RefCheck *out, Err *e);
@@ -54,6 +62,12 @@ void reference_join(RefCheck *to, const RefCheck *grads);
  * seqlen_k, rows behind a sequence's end are 0. */
 int reference_bwd(const attnc_spec *spec, const attnc_args *args, double *dq,
                   double *dk, double *dv, double *dsink, Err *e);
+
+/* The same, and the gradients of the tensors that programs read: tensor[i] (may
+ * be NULL), dense, of tensor i of spec_tensors(), where tensor_grads asks. */
+int reference_bwd_tensors(const attnc_spec *spec, const attnc_args *args,
+                          double *dq, double *dk, double *dv, double *dsink,
+                          double **tensor, Err *e);
 
 /* The f64 attention alone: o [B, H, Nq, dv] and lse [B, H, Nq], dense; varlen
  * [H, total_q, dv] and [H, total_q]. lse may be NULL. */

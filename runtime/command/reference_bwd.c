@@ -54,13 +54,14 @@ static void do_row(RefGradWork *w, int64_t b, int64_t h, int64_t t) {
     RefRow r = ref_grad_row(g, b, h, at.i);
     int64_t lo = g->lo[b * g->nq + at.i], hi = g->hi[b * g->nq + at.i];
     ref_grad_query(w, &r, lo, hi);
+    ref_tensors_add(w, &r, lo, hi - lo);
     w->rows++;
     if (g->store)
         store_row(g, REF_dq, (b * p->a->heads + h) * g->nq + at.i, w->x, p->d);
     else
         compare_row(w, REF_dq, at,
                     ref_row_at(p, &p->a->dq, b, h, seq.q0 + at.i), p->d,
-                    lo >= hi);
+                    w->none);
 }
 
 /* Keys of an entry, those behind lens_k too. */
@@ -68,14 +69,6 @@ static int64_t all_keys(const RefProblem *p, int64_t b) {
     const attnc_args *a = p->a;
     return p->s->varlen ? a->cu_seqlens_k[b + 1] - a->cu_seqlens_k[b]
                         : a->seqlen_k;
-}
-
-static bool key_seen(const RefGrad *g, int64_t b, int64_t j) {
-    int64_t nq = ref_seq_at(&g->p, b).nq;
-    for (int64_t i = 0; i < nq; i++)
-        if (j >= g->lo[b * g->nq + i] && j < g->hi[b * g->nq + i])
-            return true;
-    return false;
 }
 
 static void do_key(RefGradWork *w, int64_t b, int64_t hk, int64_t t) {
@@ -94,22 +87,23 @@ static void do_key(RefGradWork *w, int64_t b, int64_t hk, int64_t t) {
         return;
     }
     int64_t k0 = ref_seq_at(p, b).k0 + at.i;
-    bool none = !key_seen(g, b, at.i);
-    compare_row(w, REF_dk, at, ref_row_at(p, &p->a->dk, b, hk, k0), p->d, none);
+    compare_row(w, REF_dk, at, ref_row_at(p, &p->a->dk, b, hk, k0), p->d,
+                w->none);
     compare_row(w, REF_dv, at, ref_row_at(p, &p->a->dv, b, hk, k0), p->dv,
-                none);
+                w->none);
 }
 
-/* Fixed shares, so that sums do not depend on who was faster. */
+/* Fixed shares, so that sums do not depend on who was faster; the same row of
+ * every head belongs to one worker (reference_tensors.c). */
 static void *run_rows(void *arg) {
     RefGradWork *w = arg;
     const RefGrad *g = w->g;
     int64_t heads = g->p.a->heads, n = chosen(g, g->nq);
-    int64_t total = g->p.a->batch * heads * n;
-    for (int64_t x = w->id; x < total; x += g->workers) {
-        do_row(w, x / n / heads, x / n % heads, x % n);
+    for (int64_t t = w->id; t < n; t += g->workers) {
+        for (int64_t x = 0; x < g->p.a->batch * heads; x++)
+            do_row(w, x / heads, x % heads, t);
         if (w->id == 0 && g->progress)
-            g->progress(g->user, 0.5 * (double)(x + 1) / (double)total);
+            g->progress(g->user, 0.5 * (double)(t + 1) / (double)n);
     }
     return NULL;
 }
@@ -212,6 +206,9 @@ static bool worker_make(RefGradWork *w, const RefGrad *g, int id) {
     w->y32 = calloc(most, sizeof(float));
     w->tile = calloc(most, sizeof(float));
     w->cell = calloc((size_t)g->nk + 1, sizeof(RefCell));
+    bool values = ref_eval_alloc(&w->eval, &g->p.programs);
+    if (!ref_tensors_open_worker(w) || !values)
+        return false;
     return w->x && w->y && w->terms && w->terms_y && w->x32 && w->y32 &&
            w->tile && w->cell;
 }
@@ -225,6 +222,8 @@ static void worker_free(RefGradWork *w) {
     free(w->y32);
     free(w->tile);
     free(w->cell);
+    ref_eval_free(&w->eval);
+    ref_tensors_close(w->tensor);
 }
 
 static void grad_free(RefGrad *g) {
@@ -235,6 +234,7 @@ static void grad_free(RefGrad *g) {
     free(g->lo);
     free(g->hi);
     free(g->state);
+    ref_tensors_close(g->tensor);
     ref_problem_free(&g->p);
 }
 
@@ -282,8 +282,9 @@ static int grad_make(RefGrad *g, const attnc_spec *s, const attnc_args *a,
     return 0;
 }
 
-static int grad_run(RefGrad *g, RefGradWork *w, Err *e) {
-    bool memory = true;
+/* out: NULL when nothing is compared. */
+static int grad_run(RefGrad *g, RefGradWork *w, RefCheck *out, Err *e) {
+    bool memory = ref_tensors_open(g);
     for (int i = 0; i < g->workers; i++)
         memory = worker_make(&w[i], g, i) && memory;
     if (memory) {
@@ -292,6 +293,7 @@ static int grad_run(RefGrad *g, RefGradWork *w, Err *e) {
         run_all(w, g->workers, run_rows);
         run_all(w, g->workers, run_keys);
         do_sinks(&w[0]);
+        ref_tensors_finish(g, w, out);
     }
     for (int i = 0; i < g->workers; i++)
         worker_free(&w[i]);
@@ -308,7 +310,7 @@ const char *reference_grad_name(int grad) {
 static void verdict(const RefGrad *g, const RefGradWork *w, double rows,
                     RefCheck *out) {
     double eps = ref_eps(g->p.s->dtype), done = 0;
-    out->ok = out->backward = true;
+    out->backward = true;
     out->sink = g->p.s->sink;
     for (int k = 0; k < REF_GRADS; k++) {
         RefSums all = {0};
@@ -324,6 +326,17 @@ static void verdict(const RefGrad *g, const RefGradWork *w, double rows,
     out->coverage = rows > 0 ? done / rows : 1;
 }
 
+/* Gradients of tensors need every row. */
+static double fraction_of(RefGrad *g, double pairs, RefCheck *out) {
+    double flops = 2.0 * (3 * g->p.d + 2 * g->p.dv) * pairs;
+    bool tensors = g->p.s->tensor_grads != 0;
+    out->tensors_left = tensors && pairs > 0x1p28;
+    g->skip_tensors = out->tensors_left;
+    if (flops <= REF_FLOPS || (tensors && !out->tensors_left))
+        return 1;
+    return REF_FLOPS / flops;
+}
+
 int reference_check_bwd(const attnc_spec *spec, const attnc_args *args,
                         int threads, void (*progress)(void *user, double done),
                         void *user, RefCheck *out, Err *e) {
@@ -334,11 +347,11 @@ int reference_check_bwd(const attnc_spec *spec, const attnc_args *args,
     g.workers = ref_threads(threads);
     int rc = grad_make(&g, spec, args, &pairs, e);
     if (!rc) {
-        double flops = 2.0 * (3 * g.p.d + 2 * g.p.dv) * pairs;
-        g.fraction = flops > REF_FLOPS ? REF_FLOPS / flops : 1;
+        g.fraction = fraction_of(&g, pairs, out);
         for (int64_t b = 0; b < args->batch; b++)
             rows += (double)ref_seq_at(&g.p, b).nq * (double)args->heads;
-        rc = grad_run(&g, w, e);
+        out->ok = true;
+        rc = grad_run(&g, w, out, e);
     }
     if (!rc)
         verdict(&g, w, rows, out);
@@ -346,16 +359,25 @@ int reference_check_bwd(const attnc_spec *spec, const attnc_args *args,
     return rc;
 }
 
-int reference_bwd(const attnc_spec *spec, const attnc_args *args, double *dq,
-                  double *dk, double *dv, double *dsink, Err *e) {
-    RefGrad g = {.store = true, .fraction = 1, .to = {dq, dk, dv, dsink}};
+int reference_bwd_tensors(const attnc_spec *spec, const attnc_args *args,
+                          double *dq, double *dk, double *dv, double *dsink,
+                          double **tensor, Err *e) {
+    RefGrad g = {.store = true,
+                 .fraction = 1,
+                 .to = {dq, dk, dv, dsink},
+                 .to_tensor = tensor};
     RefGradWork w[REF_THREADS];
     double pairs;
     g.workers = ref_threads(0);
     int rc = grad_make(&g, spec, args, &pairs, e);
-    rc = rc ? rc : grad_run(&g, w, e);
+    rc = rc ? rc : grad_run(&g, w, NULL, e);
     grad_free(&g);
     return rc;
+}
+
+int reference_bwd(const attnc_spec *spec, const attnc_args *args, double *dq,
+                  double *dk, double *dv, double *dsink, Err *e) {
+    return reference_bwd_tensors(spec, args, dq, dk, dv, dsink, NULL, e);
 }
 
 void reference_join(RefCheck *to, const RefCheck *grads) {
@@ -368,4 +390,7 @@ void reference_join(RefCheck *to, const RefCheck *grads) {
     to->backward = true;
     to->sink = grads->sink;
     memcpy(to->grad, grads->grad, sizeof to->grad);
+    to->tensors = grads->tensors;
+    to->tensors_left = grads->tensors_left;
+    memcpy(to->tensor, grads->tensor, sizeof to->tensor);
 }

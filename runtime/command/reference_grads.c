@@ -47,18 +47,44 @@ RefRow ref_grad_row(const RefGrad *g, int64_t b, int64_t h, int64_t i) {
     return r;
 }
 
-static RefCell cell_of(const RefGrad *g, const RefRow *r, int64_t j) {
-    const RefProblem *p = &g->p;
-    const float *k = r->k + j * p->d, *v = r->v + j * p->dv;
-    int dtype = p->s->dtype;
-    RefCell c = {.z = ref_kept(p, r->b, r->h, r->i, j)};
-    c.s = ref_score(p, &r->seq, r->h, r->i, j, dot(r->q, k, p->d), &c.bend);
-    c.dp = c.z * dot(r->dout, v, p->dv);
+/* A pair that programs exclude. */
+static const RefCell excluded = {.s = -INFINITY, .s32 = -INFINITY, .out = true};
+
+/* The scores of dot products; false: a program excludes the pair. */
+static bool score_cell(RefGradWork *w, const RefRow *r, int64_t j, double x,
+                       float x32, RefCell *c) {
+    const RefProblem *p = &w->g->p;
+    double slope;
+    float slope32;
+    c->raw = ref_score(p, &r->seq, r->h, r->i, j, x, &c->bend);
+    c->s = ref_eval_score(&w->eval, j, c->raw, &slope);
+    c->bend *= slope;
+    if (p->programs.score.p && c->s == -INFINITY)
+        return false;
     if (!p->unfused)
-        return c;
-    c.s32 = ref_score32(p, &r->seq, r->h, r->i, j, dot32(p, r->q, k, p->d),
-                        &c.bend32);
-    c.dp32 = (float)c.z * ref_round(dtype, dot32(p, r->dout, v, p->dv));
+        return true;
+    c->raw32 = ref_score32(p, &r->seq, r->h, r->i, j, x32, &c->bend32);
+    c->s32 = ref_eval_score32(&w->eval, j, c->raw32, &slope32);
+    c->bend32 *= slope32;
+    return true;
+}
+
+/* Of the row that w->eval is at. */
+static RefCell cell_of(RefGradWork *w, const RefRow *r, int64_t j) {
+    const RefProblem *p = &w->g->p;
+    const float *k = r->k + j * p->d, *v = r->v + j * p->dv;
+    float x32 = 0;
+    if (!ref_eval_keep(&w->eval, j))
+        return excluded;
+    RefCell c = {.z = ref_kept(p, r->b, r->h, r->i, j)};
+    if (p->unfused)
+        x32 = dot32(p, r->q, k, p->d);
+    if (!score_cell(w, r, j, dot(r->q, k, p->d), x32, &c))
+        return excluded;
+    c.dp = c.z * dot(r->dout, v, p->dv);
+    if (p->unfused)
+        c.dp32 =
+            (float)c.z * ref_round(p->s->dtype, dot32(p, r->dout, v, p->dv));
     return c;
 }
 
@@ -73,26 +99,33 @@ static float weight32_of(const RefGrad *g, float s, const RefState *t) {
     return ref_round(g->p.s->dtype, expf(s - t->max) / t->sum);
 }
 
-/* Its weight as dropped, and dS; `size` is that of the terms of dS. */
-typedef struct Pair {
-    double kept, ds, size, lse; /* lse: what its rounding makes of a term */
-    float kept32, ds32;
-} Pair;
-
-static Pair pair_of(const RefGrad *g, const RefState *t, const RefCell *c) {
+RefPair ref_grad_pair(const RefGrad *g, const RefState *t, const RefCell *c) {
     double w = ref_weight(c->s, t->lse);
     float w32 = weight32_of(g, c->s32, t);
     int dtype = g->p.s->dtype;
     double lse =
         isfinite(t->lse) ? fmax(1, fabs(t->lse) * 0x1p-25 / ref_eps(dtype)) : 1;
-    return (Pair){
-        .kept = w * c->z,
-        .lse = lse,
-        .ds = w == 0 ? 0 : w * (c->dp - t->delta) * c->bend,
-        .size = lse * w * (fabs(c->dp) + fabs(t->delta) + t->noise) * c->bend,
-        .kept32 = ref_operand(&g->p, ref_round(dtype, w32 * (float)c->z)),
-        .ds32 = ref_operand(
-            &g->p, ref_round(dtype, w32 * (c->dp32 - t->delta32) * c->bend32))};
+    RefPair x = {.lse = lse,
+                 .kept32 =
+                     ref_operand(&g->p, ref_round(dtype, w32 * (float)c->z))};
+    if (w32 != 0)
+        x.ds32 = w32 * (c->dp32 - t->delta32);
+    if (w == 0)
+        return x;
+    x.kept = w * c->z;
+    x.ds = w * (c->dp - t->delta);
+    x.size = lse * w * (fabs(c->dp) + fabs(t->delta) + t->noise);
+    return x;
+}
+
+/* The same of the dot product that the score was made of. */
+static RefPair pair_of(const RefGrad *g, const RefState *t, const RefCell *c) {
+    RefPair x = ref_grad_pair(g, t, c);
+    x.ds *= x.ds == 0 ? 0 : c->bend;
+    x.size *= x.size == 0 ? 0 : fabs(c->bend);
+    x.ds32 = ref_operand(
+        &g->p, ref_round(g->p.s->dtype, x.ds32 == 0 ? 0 : x.ds32 * c->bend32));
+    return x;
 }
 
 /* ---- a query row: softmax, delta, dQ ----------------------------------- */
@@ -129,6 +162,8 @@ static void row_delta(RefGradWork *w, const RefRow *r, int64_t lo, int64_t n) {
         const RefCell *c = &w->cell[j];
         double weight = ref_weight(c->s, t->lse), kept = weight * c->z;
         float w32 = weight32_of(w->g, c->s32, t);
+        if (c->out)
+            continue;
         const float *v = r->v + (lo + j) * p->dv;
         t->delta += weight == 0 ? 0 : weight * c->dp;
         t->delta32 += w32 == 0 ? 0 : w32 * c->dp32;
@@ -170,7 +205,7 @@ static void row_dq(RefGradWork *w, const RefRow *r, int64_t lo, int64_t n) {
     memset(w->terms, 0, sizeof(double) * (size_t)d);
     memset(w->x32, 0, sizeof(float) * (size_t)d);
     for (int64_t j = 0; j < n; j++) {
-        Pair one = pair_of(g, r->state, &w->cell[j]);
+        RefPair one = pair_of(g, r->state, &w->cell[j]);
         const float *k = r->k + (lo + j) * d;
         double size = one.size * g->p.scale, ds = one.ds * g->p.scale;
         for (int c = 0; c < d && one.size != 0; c++) {
@@ -196,13 +231,18 @@ void ref_grad_key(RefGradWork *w, int64_t b, int64_t hk, int64_t j) {
     memset(w->y, 0, sizeof(double) * (size_t)p->dv);
     memset(w->terms_y, 0, sizeof(double) * (size_t)p->dv);
     memset(w->y32, 0, sizeof(float) * (size_t)p->dv);
+    w->none = true;
     for (int64_t n = 0; n < nq * group; n++) {
         int64_t i = n / group, h = hk * group + n % group;
         if (j < g->lo[b * g->nq + i] || j >= g->hi[b * g->nq + i])
             continue;
         RefRow r = ref_grad_row(g, b, h, i);
-        RefCell cell = cell_of(g, &r, j);
-        Pair one = pair_of(g, r.state, &cell);
+        ref_eval_row(&w->eval, &r.seq, b, h, i);
+        RefCell cell = cell_of(w, &r, j);
+        if (cell.out)
+            continue;
+        w->none = false;
+        RefPair one = pair_of(g, r.state, &cell);
         double size = one.size * p->scale, ds = one.ds * p->scale;
         for (int c = 0; c < p->d && one.size != 0; c++) {
             w->x[c] += ds * r.q[c];
@@ -222,8 +262,12 @@ void ref_grad_key(RefGradWork *w, int64_t b, int64_t hk, int64_t j) {
 }
 
 void ref_grad_query(RefGradWork *w, const RefRow *r, int64_t lo, int64_t hi) {
-    for (int64_t j = lo; j < hi; j++)
-        w->cell[j - lo] = cell_of(w->g, r, j);
+    w->none = true;
+    ref_eval_row(&w->eval, &r->seq, r->b, r->h, r->i);
+    for (int64_t j = lo; j < hi; j++) {
+        w->cell[j - lo] = cell_of(w, r, j);
+        w->none = w->none && w->cell[j - lo].out;
+    }
     row_softmax(w, r, hi - lo);
     row_delta(w, r, lo, hi - lo);
     row_dq(w, r, lo, hi - lo);

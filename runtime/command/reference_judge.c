@@ -116,12 +116,25 @@ static double norm(double squares, const RefSums *s, bool relative) {
     return by > 0 ? sqrt(squares / by) : sqrt(squares);
 }
 
+/* Is it indexed as Q or K are? Others are tensors of a program. */
+static void say_place(const char *name, const RefPlace *at, char out[80]) {
+    static const char *const rows[] = {"o", "lse", "dq", "dsink", "dk", "dv"};
+    int i = 0;
+    while (i < 6 && strcmp(rows[i], name))
+        i++;
+    if (i < 6)
+        snprintf(out, 80, "batch %lld head %lld %s %lld", (long long)at->b,
+                 (long long)at->h, i < 4 ? "query" : "key", (long long)at->i);
+    else
+        snprintf(out, 80, "[%lld, %lld, %lld, %lld]", (long long)at->b,
+                 (long long)at->h, (long long)at->i, (long long)at->c);
+}
+
 /* Judges one output; `why` keeps the first complaint. */
 bool ref_judge(const char *name, const RefSums *s, double eps, bool relative,
                double *err, double *unfused, double *limit, char why[160]) {
     const RefPlace *m = &s->mismatch, *r = &s->worst;
-    const char *row =
-        !strcmp(name, "dk") || !strcmp(name, "dv") ? "key" : "query";
+    char place[80];
     *err = norm(s->all.err, s, relative);
     *unfused = norm(s->all.unfused, s, relative);
     double least = relative ? eps : lse_eps(eps, norm(s->all.ref, s, false));
@@ -133,20 +146,17 @@ bool ref_judge(const char *name, const RefSums *s, double eps, bool relative,
         return true;
     if (why[0])
         return false;
+    say_place(name, s->mismatches ? m : r, place);
     if (s->mismatches)
         snprintf(why, 160,
-                 "%s: %lld entries differ in kind, first at batch %lld head "
-                 "%lld %s %lld dim %lld: %g, must be %g",
-                 name, (long long)s->mismatches, (long long)m->b,
-                 (long long)m->h, row, (long long)m->i, (long long)m->c, m->got,
+                 "%s: %lld entries differ in kind, first at %s dim %lld: %g, "
+                 "must be %g",
+                 name, (long long)s->mismatches, place, (long long)m->c, m->got,
                  m->want);
     else
-        snprintf(why, 160,
-                 "%s: error %.3g, limit %.3g%s; worst row: batch %lld head "
-                 "%lld %s %lld",
-                 name, *err, *limit,
-                 close ? " kept, but one row is far off" : "", (long long)r->b,
-                 (long long)r->h, row, (long long)r->i);
+        snprintf(why, 160, "%s: error %.3g, limit %.3g%s; worst row: %s", name,
+                 *err, *limit, close ? " kept, but one row is far off" : "",
+                 place);
     return false;
 }
 

@@ -5,7 +5,7 @@
 #define ATTNC_REFERENCE_ROWS_H
 
 #include "dropout.h"
-#include "reference.h"
+#include "reference_program.h"
 
 enum { REF_LANES = 8, REF_TILE = 64 };
 
@@ -22,14 +22,8 @@ typedef struct RefProblem {
     float scale;
     float *slopes; /* [H] */
     Dropout drop;  /* threshold 0: nothing is dropped */
+    RefPrograms programs;
 } RefProblem;
-
-/* One batch entry or sequence. */
-typedef struct RefSeq {
-    int64_t q0, k0; /* its first row in packed tensors, else 0 */
-    int64_t nq, nk; /* rows, and keys by length */
-    int64_t offset; /* of the diagonal */
-} RefSeq;
 
 /* Up to REF_LANES query rows of one head; each sees the keys [lo, hi). */
 typedef struct RefGroup {
@@ -49,6 +43,9 @@ typedef struct RefWork {
     float *tile; /* REF_TILE rows */
     double lse[REF_LANES];
     float lse32[REF_LANES];
+    bool none[REF_LANES]; /* sees no key at all */
+    RefEval eval;
+    bool kept[REF_TILE][REF_LANES]; /* by the mask program; of a tile */
 } RefWork;
 
 int ref_problem_make(const attnc_spec *s, const attnc_args *a, bool unfused,
@@ -68,6 +65,16 @@ bool ref_work_alloc(RefWork *w, const RefProblem *p);
 void ref_work_free(RefWork *w);
 void ref_group_run(RefWork *w, const RefGroup *g);
 
+/* ---- reference_program.c ----------------------------------------------- */
+
+/* Which pairs of keys [j, j + n) programs keep. false: none, and the scores say
+ * so; s32: room for one where nothing is unfused. */
+bool ref_tile_keep(RefWork *w, const RefGroup *g, int64_t j, int n, Lanes *s,
+                   Lanes32 *s32);
+/* What programs make of these pairs' scores. */
+void ref_tile_bend(RefWork *w, const RefGroup *g, int64_t j, int n, Lanes *s,
+                   Lanes32 *s32);
+
 /* What a dot product of the inputs becomes: a score of f64, and one of unfused
  * attention. Query i of head h, key j, which it sees; *bend: the derivative of
  * the softcap there. */
@@ -86,11 +93,6 @@ float ref_operand(const RefProblem *p, float x);
 
 enum { REF_THREADS = 16 };
 static const double REF_FLOPS = 2e10; /* above, rows are sampled */
-
-typedef struct RefPlace {
-    int64_t b, h, i, c;
-    double got, want;
-} RefPlace;
 
 /* Sums of squares: error of the result, of unfused attention, reference; of a
  * gradient also its terms, which may cancel to much less. */
