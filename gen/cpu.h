@@ -66,6 +66,9 @@ void tile_bwd_safe(const Device *d, Tile *t);
 
 /* ---- model.c: counts that all families for CPUs are made of ------------- */
 
+/* Visible pairs of the keys below `end`, which is at most seqlen_k. */
+double model_visible_below(const attnc_spec *s, const attnc_shape *h,
+                           int64_t end);
 /* Cycles of a register tile's step, rows x vecs sums: `load` is how many
  * loads one vector is worth, `latency` of one product added to a sum. */
 typedef struct Feed {

@@ -24,27 +24,38 @@ static double sum_clamp(int64_t n, int64_t a, int64_t m) {
            (double)(n - last) * (double)m;
 }
 
-/* width 1: the visible pairs. */
-double model_key_span(const attnc_spec *s, const attnc_shape *h,
-                      int64_t width) {
+/* width 1: the visible pairs. Keys at `end` and beyond do not count. */
+static double span(const attnc_spec *s, const attnc_shape *h, int64_t width,
+                   int64_t end) {
     int64_t nq = h->seqlen_q, nk = h->seqlen_k, off = nk - nq;
     int64_t part = nk / ASSUMED_SHARE, half = (width - 1) / 2;
-    double upper = sum_clamp(nq, off + 1 + half, nk);
+    double upper = sum_clamp(nq, off + 1 + half, end);
     switch (s->mask) {
     case ATTNC_MASK_CAUSAL:
         return upper;
     case ATTNC_MASK_WINDOW:
-        return upper - sum_clamp(nq, off - part - half, nk);
+        return upper - sum_clamp(nq, off - part - half, end);
     case ATTNC_MASK_PREFIX:
+        part = part < end ? part : end;
         return (double)(part * nq) +
-               sum_clamp(nq, off + 1 + half - part, nk - part);
+               sum_clamp(nq, off + 1 + half - part, end - part);
     default:
-        return (double)nq * (double)nk;
+        return (double)nq * (double)end;
     }
 }
 
+double model_key_span(const attnc_spec *s, const attnc_shape *h,
+                      int64_t width) {
+    return span(s, h, width, h->seqlen_k);
+}
+
 double model_visible(const attnc_spec *s, const attnc_shape *h) {
-    return model_key_span(s, h, 1);
+    return span(s, h, 1, h->seqlen_k);
+}
+
+double model_visible_below(const attnc_spec *s, const attnc_shape *h,
+                           int64_t end) {
+    return span(s, h, 1, end);
 }
 
 /* ---- scratch ----------------------------------------------------------- */

@@ -12,6 +12,9 @@ static const double TRANSPOSE = 4;      /* a vector of Q, dO, dQ */
 static const double DIFFERENCE = 4;     /* dS of a vector of scores */
 static const double ITEM_START = 2000;
 static const double COPY = 2;
+/* Drawing a vector of weights as in the forward, dropping dP and P. */
+static const double DROPOUT = 8;
+static const double PART = 3; /* a vector of dQ, for each partial sum */
 static const double CROWDED = 0.2, CROWDED_LOSS = 0.2;
 
 /* Per launch; the names are those of docs/io-model.md. */
@@ -107,7 +110,8 @@ static Cycles cycles(const attnc_spec *s, const Device *d, const Tile *t,
     c.scores = product(d, keys, vecs, dim, near) +
                product(d, keys, vecs, dim_v, near) + cpu_exp_cycles(d) +
                DIFFERENCE + BLOCK_START / (block_k * vecs) +
-               (s->softcap ? 2 * cpu_exp_cycles(d) : 0) + (s->alibi ? 1 : 0);
+               (s->softcap ? 2 * cpu_exp_cycles(d) : 0) + (s->alibi ? 1 : 0) +
+               (s->dropout ? DROPOUT : 0);
     c.dq =
         dim / block_k *
         (product(d, v[T_cpu_bwd_dims], vecs, block_k, near) + SUM_ROUND_TRIP);
@@ -126,33 +130,64 @@ static double total_cycles(const attnc_spec *s, const Device *d, const Tile *t,
     double products = vectors * (passes * c.scores + c.dq + c.dkdv);
     double meets = w->kv_heads * w->rows * w->chunks * w->share;
     double rows = meets * (dims + s->head_dim) / w->lanes;
+    double parts =
+        w->kv_heads * w->rows * s->head_dim / w->lanes * t->v[T_cpu_bwd_parts];
     double kv = w->kv_heads * w->blocks * w->share * w->chunks *
                 t->v[T_cpu_bwd_chunk_k] * dims / w->lanes;
     double copies = s->dtype == ATTNC_F32 ? CROWDED : 1;
     double placed = t->v[T_cpu_bwd_copy_kv] ? copies * kv * COPY
                                             : CROWDED * CROWDED_LOSS * products;
-    return products + placed + passes * rows * TRANSPOSE +
+    return products + placed + passes * rows * TRANSPOSE + parts * PART +
            w->kv_heads * w->chunks * ITEM_START;
 }
 
 /* ---- time -------------------------------------------------------------- */
 
-/* Work items, and how much longer than an even share the last core works. */
+static int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* Work items that have keys. */
 static double items(const Tile *t, const Work *w) {
     int parts = t->v[T_cpu_bwd_parts];
     return w->kv_heads * (parts ? fmin(parts, w->chunks) : w->chunks);
 }
 
-static double imbalance(const Device *d, const Tile *t, const Work *w) {
+/* The longest item over the mean one. Parts take chunks there and back; of
+ * two passes the items are chunks, none longer than the first. */
+static double longest(const attnc_spec *s, const attnc_shape *h, const Tile *t,
+                      const Work *w) {
+    enum { EVEN = 32 }; /* chunks of each part, with which all are alike */
+    int64_t chunk_k = t->v[T_cpu_bwd_chunk_k], keys = h->seqlen_k, i = 0;
+    int64_t n = (int64_t)(items(t, w) / w->kv_heads);
+    double all = fmax(model_visible(s, h), 1), most = 0, below = 0;
+    double pairs[MOST_PARTS] = {0};
+    if (!t->v[T_cpu_bwd_parts])
+        return model_visible_below(s, h, least(chunk_k, keys)) * n / all;
+    if (w->chunks > EVEN * n)
+        return 1;
+    for (int64_t lo = 0; lo < keys; lo += chunk_k, i++) {
+        double next = model_visible_below(s, h, least(lo + chunk_k, keys));
+        int64_t p = i / n % 2 ? n - 1 - i % n : i % n;
+        pairs[p] += next - below;
+        most = fmax(most, pairs[p]);
+        below = next;
+    }
+    return most * n / all;
+}
+
+/* How much longer than an even share the last core works: equal items end in
+ * whole waves, of others the longest come first, for causal ones. */
+static double imbalance(const attnc_spec *s, const attnc_shape *h,
+                        const Device *d, const Tile *t, const Work *w) {
     double n = items(t, w), share = n / d->cores;
-    double each = w->kv_heads * w->chunks / n; /* chunks of one item */
-    return ceil(share) / share * ceil(each) / each;
+    return fmax(ceil(share), longest(s, h, t, w)) / share;
 }
 
 void model_bwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
                const Tile *t, Figures *f) {
     Work w = count(s, h, d, t);
-    double visible = model_visible(s, h), balance = imbalance(d, t, &w);
+    double visible = model_visible(s, h), balance = imbalance(s, h, d, t, &w);
     CpuScratch c;
     cpu_scratch(s, d, t, &c);
     f->sram_footprint = (double)cpu_bwd_footprint(&c);

@@ -76,16 +76,17 @@ static int64_t footprint(const Walk *w, const Tile *t) {
     return cpu_bwd_footprint(&c);
 }
 
-/* Two passes; one; and as many partial sums as give each core two items. */
+/* Two passes; one; as many partial sums as occupy the cores, and twice that,
+ * for then items end more evenly. */
 static void walk_parts(const Walk *w, Tile *t) {
     double items = (double)w->h->batch * (double)w->h->kv_heads;
     int parts = 1;
-    while (parts < MOST_PARTS && items * parts < 2 * w->d->cores)
+    while (parts < MOST_PARTS && items * parts < w->d->cores)
         parts *= 2;
-    const int each[] = {1, parts, 0};
-    for (int i = 0; i < 3; i++) {
+    const int each[] = {0, 1, parts, 2 * parts > MOST_PARTS ? 0 : 2 * parts};
+    for (int i = 0; i < 4; i++) {
         t->v[T_cpu_bwd_parts] = each[i];
-        if (i != 1 || parts > 1)
+        if (i < 2 || each[i] > each[i - 1])
             w->fn(w->user, t);
     }
 }
@@ -94,7 +95,9 @@ static void walk_parts(const Walk *w, Tile *t) {
  * fewer chunks than parts. */
 static void walk_chunks(const Walk *w, Tile *t) {
     int block_k = t->v[T_cpu_bwd_block_k];
-    for (int chunk = 128; chunk <= 1024; chunk *= 2) {
+    for (int chunk = 64; chunk <= 1024; chunk *= 2) {
+        if (chunk < block_k)
+            continue;
         if (chunk > 128 && chunk / 2 >= w->h->seqlen_k)
             break;
         t->v[T_cpu_bwd_chunk_k] = (chunk + block_k - 1) / block_k * block_k;
