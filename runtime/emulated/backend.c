@@ -115,6 +115,29 @@ static int add_array(const Launch *n, const char *name, const void *p,
     return emu_buffer(n->emu, p, (size_t)count * 4, name, access);
 }
 
+/* What programs read, from the first to the last element, and where their
+ * gradients go: sums, which are stored more than once. */
+static int add_array_tensor(const Launch *n, const attnc_array *t) {
+    static const int bytes[] = {[ATTNC_ARRAY_F16] = 2,
+                                [ATTNC_ARRAY_F32] = 4,
+                                [ATTNC_ARRAY_I32] = 4,
+                                [ATTNC_ARRAY_BOOL] = 1};
+    int64_t low = 0, high = 1, count = 1;
+    for (int d = 0; d < t->rank; d++) {
+        int64_t span = (t->n[d] - 1) * t->stride[d];
+        *(span < 0 ? &low : &high) += span;
+        count *= t->n[d];
+    }
+    if (count < 1)
+        return 0;
+    int size = bytes[t->dtype];
+    int rc = emu_buffer(n->emu, (const char *)t->data + low * size,
+                        (size_t)((high - low) * size), t->name, EMU_READ);
+    if (rc || n->plan->spec.pass != ATTNC_PASS_BWD || !t->grad)
+        return rc;
+    return emu_buffer(n->emu, t->grad, (size_t)count * 4, t->name, EMU_WRITE);
+}
+
 /* Results of the forward: inputs of the backward. */
 static int result_of(const Launch *n) {
     return n->plan->spec.pass == ATTNC_PASS_BWD ? EMU_READ : EMU_WRITE_ONCE;
@@ -166,6 +189,8 @@ static int add_arguments(const Launch *n) {
     rc = rc ? rc : add_array(n, "cu_seqlens_k", cu_k, entries, EMU_READ);
     rc = rc ? rc : add_array(n, "lens_k", a->lens_k, a->batch, EMU_READ);
     rc = rc ? rc : add_array(n, "slopes", a->slopes, a->heads, EMU_READ);
+    for (int64_t i = 0; i < a->tensor_count && !rc; i++)
+        rc = add_array_tensor(n, &a->tensors[i]);
     return rc ? rc : add_array(n, "sink", a->sink, a->heads, EMU_READ);
 }
 

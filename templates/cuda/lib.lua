@@ -5,8 +5,14 @@
 elem_bytes = S.dtype == "f32" and 4 or 2
 masked = S.mask ~= "none" and S.mask ~= "program"
 diagonal = masked or S.alibi or programs.off -- the launch has a diagonal
-assert(not programs.keep and not programs.score, "no programs here yet")
-scored = S.softcap or S.alibi -- scores change before the softmax
+has_programs = programs.keep or programs.score
+exact = programs.keep and programs.exact -- loop bounds say all of keep
+verdicts = programs.keep and not exact -- each tile is asked for one
+hides = masked or programs.keep -- rows see some keys of a tile and not others
+partial_below = S.mask == "window" or exact -- tiles before the full ones
+assert(not has_programs or S.pass == "fwd", "no gradients of programs here yet")
+scored = S.softcap or S.alibi or programs.score -- scores change before the softmax
+unit = programs.score and "1.0f" or "LOG2_E" -- of scores: natural, or log2
 precise = S.dtype == "f32"
 -- Of two numbers in 32 bits (or one): the exponents, and the last bit of
 -- each, whose sum reaches the sign where a number is Inf or NaN.
@@ -39,7 +45,7 @@ function enter(a_step)
     whole_k = P.mult_k % T.block_k == 0 and not S.varlen and not S.lens_k
     -- All keys of a head are one tile: there is no loop and nothing to prefetch.
     single = P.max_seqlen > 0 and P.max_seqlen <= T.block_k and not split
-    peel = T.peel == 1 and not single and (masked or not whole_k)
+    peel = T.peel == 1 and not single and (hides or not whole_k)
     whole_q = P.mult_q % T.block_q == 0 and not S.varlen
     tensors = {
         q = { rows = T.block_q, dim = S.head_dim, kept = L.dim, pitch = L.q_pitch },
@@ -100,6 +106,9 @@ function slot(p)
         dsink = "float *" }
     local kinds = { pointer_in = "const elem *", pointer_out = "elem *",
         length = "i64 ", stride = "i64 ", scalar = "float ", work = "float *" }
+    if p.name:match "^d?tensor_" and p.kind:match "^pointer" then
+        return (p.kind == "pointer_in" and "const void *" or "float *") .. p.name
+    end
     local high = p.kind == "scalar" and ", " .. p.name .. "_high" or ""
     return (lists[p.name] or kinds[p.kind]) .. p.name .. high
 end

@@ -27,6 +27,9 @@ INLINE void memory(const Args *a, u32 *at) {
     x[3] = ld_global_b16(in, guard);
     st_shared_b16(s, (u16)x[3]);
     put(a, at, ld_shared_b16(s));
+    put(a, at, ld_readonly_b8(in, guard));
+    put(a, at, ld_readonly_b16(in + 1, guard));
+    put(a, at, ld_readonly_b32(in + 2, guard));
     st_global_b128(a->out + 64, x, guard);
     st_global_b64(a->out + 72, x, guard);
     st_global_b16(a->out + 80, (u16)x[0], guard);

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Cases with programs on emulated devices: programs of every kind, tensors for
+ * what they read, laid out in any way and ending where their memory ends. */
+#ifndef TEST_EMU_PROGRAM_H
+#define TEST_EMU_PROGRAM_H
+
+#include "../array_case.h"
+#include "../grad_case.h"
+#include "forward.h"
+
+/* ---- texts ------------------------------------------------------------- */
+
+/* Bounds that say all (also by heads), tensors asked for over tiles, verdicts
+ * of arithmetic, pairs alone. */
+static const char *const masks[] = {
+    "k <= q",
+    "k <= q + off && q + off - k < 40",
+    "i32 wide[:]; q - k < wide[h] && k - q <= h",
+    "i32 prefix[:]; k < prefix[b] * 9 || k <= q",
+    "i32 doc[:,:]; doc[b, q] == doc[b, k] && k <= q",
+    "i32 doc[:,:]; doc[k, b] == doc[q, b]",
+    "(q / 16 ^ k / 16) < 2 || k < 5",
+    "k / 16 % 3 == (q / 16 + h) % 3",
+    "bool on[:,:]; on[q, k]",
+    "bool on[:,:,:,:]; on[b, h, q / 16, k / 16] && k <= q",
+    "f32 at[:]; at[q] * 0.5 < at[k] || nk - k <= nq - q",
+    "false",
+    "nk - k > 20 || q == k",
+};
+static const char *const scores[] = {
+    "f32 slope[:]; s - slope[h] * abs(q + off - k)",
+    "30.0 * tanh(s / 30.0)",
+    "f32 table[:,:]; let d = k - q; let n = abs(d); s + table[(d > 0 ? 16 : 0)"
+    " + (n < 8 ? n : min(8 + int(log(max(n, 1) / 8.0) / log(16.0) * 8), 15)), "
+    "h]",
+    "f32 gate[:]; s * tanh(gate[h])",
+    "f16 half[:,:]; f32 x[:]; max(s, x[k] - 20.0) + half[b, q] * s",
+    "k % 3 == 1 && q > 2 ? -inf : s + exp(0.1 * s)",
+    "f32 one; s * one + floor(s) * 0.01 - q / 64.0 + k / (nk + 1)",
+};
+static const char *const patterns[] = {
+    "butterfly:m=2 block=16",
+    "ds-longformer:window=3 block=16",
+    "orig-longformer:w=20,global=3",
+    "fixed:stride=4 block=16",
+    "ds-fixed:stride=4 block=32",
+    "strided:stride=7",
+    "local-ft:c=30",
+};
+enum {
+    MASKS = sizeof masks / sizeof *masks,
+    SCORES = sizeof scores / sizeof *scores,
+    PATTERNS = sizeof patterns / sizeof *patterns
+};
+
+static inline void set_mask(Case *c, const char *text) {
+    c->spec.mask = text ? ATTNC_MASK_PROGRAM : c->spec.mask;
+    c->spec.mask_program = program_of(text, ATTNC_MASK);
+}
+
+/* ---- tensors ----------------------------------------------------------- */
+
+/* Arrays of any sizes and strides; of[i].data has memory of its own. */
+/* The sizes of the case for a bias; else any, so that reads go beyond. */
+static inline void laid_sizes(const Case *c, attnc_array *x) {
+    const int64_t sizes[] = {c->batch, c->heads, c->nq, c->nk};
+    const char *index = spec_spelling(&c->spec, "bias");
+    bool bias = !strcmp(x->name, "bias") && strcmp(index, "1");
+    int64_t most = c->nq > c->nk ? c->nq : c->nk;
+    for (int d = 0; d < x->rank; d++) {
+        x->n[d] = x->rank > 3 ? PICK(1, 2, 9) : PICK(6, most, most + 1);
+        if (bias)
+            x->n[d] = sizes[strchr("bhqk", index[d]) - "bhqk"];
+    }
+}
+
+/* Dims in any order, with gaps; returns the elements from first to last. */
+static inline int64_t laid_out(attnc_array *x) {
+    int order[4] = {0, 1, 2, 3};
+    int64_t stride = PICK(1, 1, 2);
+    for (int d = 3; d > 0; d--) {
+        int with = (int)random_int(0, 1) ? d : (int)random_int(0, d), t;
+        t = order[d], order[d] = order[with], order[with] = t;
+    }
+    int64_t last = 0;
+    for (int i = 3; i >= 0; i--) {
+        int d = order[i];
+        if (d >= x->rank)
+            continue;
+        x->stride[d] = stride;
+        last += (x->n[d] - 1) * stride;
+        stride *= x->n[d] + random_int(0, 1);
+    }
+    return last + 1;
+}
+
+static inline void laid_fill(attnc_array *x, int64_t elements) {
+    char *to = (char *)x->data;
+    int run = (int)PICK(1, 7, 40);
+    for (int64_t i = 0; i < elements; i++) {
+        float f = (float)random_int(-2048, 2048) * 0x1p-10f;
+        uint16_t h = f32_to_f16(f);
+        int32_t v = (int32_t)(i / run % 9);
+        if (x->dtype == ATTNC_ARRAY_F32)
+            memcpy(to + i * 4, &f, 4);
+        else if (x->dtype == ATTNC_ARRAY_F16)
+            memcpy(to + i * 2, &h, 2);
+        else if (x->dtype == ATTNC_ARRAY_I32)
+            memcpy(to + i * 4, &v, 4);
+        else
+            to[i] = random_int(0, 4) != 0;
+    }
+}
+
+static inline void laid_make(const Case *c, attnc_args *a, Arrays *x) {
+    ProgramTensor all[SPEC_TENSORS];
+    *x = (Arrays){.count = spec_tensors(&c->spec, all)};
+    for (int i = 0; i < x->count; i++) {
+        attnc_array *t = &x->of[i];
+        *t = (attnc_array){.name = strdup(all[i].name),
+                           .dtype = all[i].dtype,
+                           .rank = all[i].rank};
+        laid_sizes(c, t);
+        int64_t n = array_elements(t), span = n ? laid_out(t) : 0;
+        int bytes = (const int[]){2, 4, 4, 1}[t->dtype];
+        t->data = malloc((size_t)(span * bytes) + 1);
+        laid_fill(t, span);
+        if (!(c->spec.tensor_grads >> i & 1))
+            continue;
+        t->grad = malloc((size_t)n * 4 + 1);
+        for (int64_t k = 0; k < n; k++)
+            t->grad[k] = NAN;
+    }
+    a->tensors = x->of;
+    a->tensor_count = x->count;
+}
+
+/* ---- running ----------------------------------------------------------- */
+
+static inline void program_print_case(const Case *c) {
+    Str s = {0};
+    spec_print(&c->spec, &s);
+    print_error("%s\n", s.text);
+    str_free(&s);
+    case_print(c);
+}
+
+/* Fresh data, launches with late, eager and random copies, all checks. */
+static inline void program_check(const Case *c, attnc_plan *plan, int times) {
+    for (int mode = 0; mode < times; mode++) {
+        EmuReport reports[PLAN_STEPS] = {{.nfault = 0}};
+        EmuConfig config = {.seed = random_bits(),
+                            .async_mode = mode % 3,
+                            .race = true,
+                            .resident = (int)random_int(1, 2)};
+        Data d;
+        Arrays x;
+        Err e = {0};
+        data_make(c, &d);
+        laid_make(c, &d.args, &x);
+        workspace_make(plan, &d);
+        if (emulated_run(plan, &d.args, &config, reports, &e)) {
+            program_print_case(c);
+            fail_msg("launch, mode %d: %s", mode, e.text);
+        }
+        RefCheck r;
+        if (reference_check(&c->spec, &d.args, 1, NULL, NULL, &r, &e))
+            fail_msg("reference: %s", e.text);
+        if (!r.ok) {
+            program_print_case(c);
+            fail_msg("%s (o %.3g, unfused %.3g; lse %.3g, unfused %.3g)", r.why,
+                     r.o, r.unfused_o, r.lse, r.unfused_lse);
+        }
+        check_kept(c, &d);
+        for (int i = 0; i < plan->plan.nstep; i++)
+            emu_report_free(&reports[i]);
+        arrays_free(&x);
+        data_free(&d);
+    }
+}
+
+#endif
