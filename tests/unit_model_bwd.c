@@ -89,6 +89,59 @@ static void many_heads_take_one_sum(void **state) {
     assert_int_equal(plan_bwd_main(&p)->tile.v[T_cpu_bwd_parts], 1);
 }
 
+/* ---- memory ------------------------------------------------------------ */
+
+/* Bytes of the plan's buffers at its hints, and two threads' scratch. */
+static double workspace_of(const Plan *p) {
+    const attnc_shape *h = &p->shape;
+    int64_t dims[DIM_COUNT] = {
+        [DIM_ONE] = 1,
+        [DIM_BATCH] = h->batch,
+        [DIM_HEADS] = h->heads,
+        [DIM_KV_HEADS] = h->kv_heads,
+        [DIM_ROWS] = h->heads / h->kv_heads * h->seqlen_q,
+        [DIM_PARTS] = MOST_PARTS,
+    };
+    double bytes = 0, scratch = 0;
+    for (int i = 0; i < p->nbuf; i++)
+        bytes += (double)p->buf[i].elem_bytes * (double)p->buf[i].fixed *
+                 (double)extent_size(&p->buf[i].extent, dims);
+    for (int i = 0; i < p->nstep; i++)
+        if ((double)p->step[i].scratch_bytes > scratch)
+            scratch = (double)p->step[i].scratch_bytes;
+    return bytes + 2 * scratch;
+}
+
+/* Table 21: 16 batch entries, 8 heads of 64, from 128 on twice as long each. */
+static void every_cell_takes_less_than_the_papers_row(void **state) {
+    (void)state;
+    static const int theirs[] = {22,  44,   104,  209,  418,
+                                 836, 1672, 3344, 6688, 13376};
+    for (int i = 0; i < 20; i++) {
+        char text[96];
+        double n = 128 << i / 2;
+        snprintf(text, sizeof text,
+                 "batch=16 heads=8 kv_heads=8 seqlen_q=%.0f seqlen_k=%.0f", n,
+                 n);
+        Plan p = plan_for(i & 1 ? "pass=bwd dtype=f16" : "pass=bwd dtype=bf16",
+                          text, 2);
+        double rows = 16 * 8 * n, tensors = rows * (8 * 64 * 2 + 4);
+        assert_true(tensors + workspace_of(&p) <= theirs[i / 2] * 1048576.0);
+    }
+}
+
+/* On a CPU there is nothing that an order would cost much. */
+static void without_determinism_the_plan_is_the_same(void **state) {
+    (void)state;
+    const char *sizes = "heads=1 kv_heads=1 seqlen_q=1024 seqlen_k=1024";
+    Plan a = plan_for("pass=bwd", sizes, 2);
+    Plan b = plan_for("pass=bwd deterministic=0", sizes, 2);
+    assert_int_equal(a.nstep, b.nstep);
+    for (int i = 0; i < a.nstep; i++)
+        assert_memory_equal(a.step[i].tile.v, b.step[i].tile.v,
+                            sizeof a.step[i].tile.v);
+}
+
 /* ---- times ------------------------------------------------------------- */
 
 static double time_of(const char *spec_text, int n, int cores) {
@@ -138,6 +191,8 @@ int main(void) {
         cmocka_unit_test(pairs_below_a_key_are_exact),
         cmocka_unit_test(parts_of_one_head_end_together),
         cmocka_unit_test(many_heads_take_one_sum),
+        cmocka_unit_test(every_cell_takes_less_than_the_papers_row),
+        cmocka_unit_test(without_determinism_the_plan_is_the_same),
         cmocka_unit_test(dropout_costs_what_was_measured),
         cmocka_unit_test(shares_of_the_rate_are_near_measured_ones),
         cmocka_unit_test(more_cores_are_never_slower),

@@ -55,9 +55,11 @@ static int forward_first(Bench *b, const Case *c) {
 
 static int prepare(Bench *b, Case *c) {
     attnc_args sizes;
+    attnc_prepare_options options = {sizeof options, c->tile};
     if (c->spec.pass == ATTNC_PASS_BWD && forward_first(b, c))
         return -1;
-    if (attnc_prepare(b->ctx, &c->spec, &c->shape, &c->plan))
+    if (attnc_prepare_with(c->alone ? b->alone : b->ctx, &c->spec, &c->shape,
+                           &options, &c->plan))
         return say_error(c->name);
     case_tensors(b, c, &sizes);
     if (attnc_workspace(c->plan, &sizes, &c->workspace_bytes))
@@ -77,7 +79,9 @@ double sample_flops(Bench *b, Case *c) {
 }
 
 double sample_us(Bench *b, Case *c) {
-    return !c->plan && prepare(b, c) ? -1 : micros(b, c, launch);
+    if (!c->plan && prepare(b, c))
+        return -1;
+    return micros(b, c, launch) / (c->alone ? b->threads : 1);
 }
 
 double sample_bandwidth(Bench *b, Case *c) {

@@ -75,6 +75,8 @@ static int one(Bench *b, Case *c) {
         return -1;
     put(&c->value, value);
     double peak = (before + peak_of(b, c)) / 2;
+    if (c->published > 0)
+        put(&c->ratio, c->published / value);
     if (c->rivals)
         put(&c->ratio, against_rivals(c, value));
     if (peak > 0) {
@@ -218,7 +220,9 @@ static int measure(Bench *b) {
     o.target = "cpu";
     o.cache_dir = "";
     o.threads = b->threads;
-    if (attnc_context_create(&o, &b->ctx)) {
+    int bad = attnc_context_create(&o, &b->ctx);
+    o.threads = 1;
+    if (bad || attnc_context_create(&o, &b->alone)) {
         say_error("context");
         return 4;
     }
@@ -227,7 +231,7 @@ static int measure(Bench *b) {
         perror("attnc-bench");
         return 4;
     }
-    int bad = rounds(b);
+    bad = rounds(b);
     scratch_remove(b);
     if (report(b)) {
         fprintf(stderr, "attnc-bench: cannot write %s\n", b->json);
@@ -242,6 +246,7 @@ static void bench_free(Bench *b) {
         free(b->cases[i].workspace);
     }
     attnc_context_destroy(b->ctx);
+    attnc_context_destroy(b->alone);
     free(b->cases);
     free(b->arena);
 }
@@ -249,9 +254,8 @@ static void bench_free(Bench *b) {
 int main(int argc, char **argv) {
     Bench b = {.threads = threads_here(), .progress = isatty(2)};
     bool list = false;
-    if (argc == 3 && !strcmp(argv[1], "--rss-child"))
-        return rss_child(strcmp(argv[2], "bwd") ? ATTNC_PASS_FWD
-                                                : ATTNC_PASS_BWD);
+    if (argc == 4 && !strcmp(argv[1], "--memory-child"))
+        return memory_child(argv[2], atoll(argv[3]));
     int status = options(&b, argc, argv, &list);
     if (status >= 0)
         return status;

@@ -41,8 +41,10 @@ typedef struct Case {
     attnc_spec spec;   /* attention: what to run */
     attnc_shape shape; /* at which sizes */
     bool bnhd;         /* rows of all heads of a position lie together */
-    int part;          /* prepare: which of its times; memory: pass */
+    int part;          /* prepare: which of its times; memory: length */
     const char *target, *tile; /* compile: for what, with what pinned */
+    bool alone;       /* on one thread, the time shared out as if to all */
+    double published; /* of others: the ratio is this over the value */
     int rivals; /* so many cases before this one are slower, one hopes: the
                  * ratio says how many times */
     bool failed;
@@ -55,13 +57,13 @@ typedef struct Case {
 
 typedef struct Bench {
     int threads, rounds;
-    const char *filter; /* cases whose group/name holds it; NULL: all */
-    const char *json;   /* file, or NULL */
-    const char *commit; /* of the project, for the record */
-    char attnc[512];    /* the command, beside this program */
-    char scratch[64];   /* a directory of this run's own */
-    attnc_context *ctx;
-    char *arena; /* q, k, v, o of the case at hand */
+    const char *filter;         /* cases whose group/name holds it; NULL: all */
+    const char *json;           /* file, or NULL */
+    const char *commit;         /* of the project, for the record */
+    char attnc[512];            /* the command, beside this program */
+    char scratch[64];           /* a directory of this run's own */
+    attnc_context *ctx, *alone; /* of all threads, of one */
+    char *arena;                /* q, k, v, o of the case at hand */
     size_t arena_bytes;
     Case *cases;
     int ncase;
@@ -110,9 +112,17 @@ bool unfused_exists(void);
 
 enum part { PART_COLD, PART_EMIT, PART_COMPILE, PART_LOAD, PART_OWN };
 Sample sample_cold, sample_disk, sample_memory_hit, sample_explain, sample_link;
-Sample sample_rss;
-/* The child process behind sample_rss: prints MiB beyond the tensors. */
-int rss_child(int pass);
+/* Runs argv with its output in `out` (a file); its exit status, or -1. */
+int process_run(char *const argv[], const char *out);
+
+/* ---- memory.c ---------------------------------------------------------- */
+
+/* Peak beyond the tensors; of all that a cell of Table 21 takes, c->part
+ * queries and keys, as measured and as counted from the plans. */
+Sample sample_rss, sample_table, sample_counted;
+/* The child process behind the measured ones: prints MiB. what: fwd bwd, or
+ * the dtype of a cell of the table. */
+int memory_child(const char *what, int64_t n);
 
 /* ---- compile.c: samples of making kernels for GPUs -------------------- */
 

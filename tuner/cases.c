@@ -7,7 +7,7 @@
 
 #include "gen.h"
 
-enum { HEADS = 8, CASES_MAX = 160 };
+enum { HEADS = 8, CASES_MAX = 192 };
 
 static const char *const dtypes[] = {"f32", "f16", "bf16"};
 static const char *const masks[] = {"none", "causal"};
@@ -165,21 +165,47 @@ static void peers(Bench *b) {
             }
 }
 
-/* The forward without and with: what dropout costs. */
+/* Either pass without and with: what dropout costs. */
 static void dropout(Bench *b) {
-    for (int d = 64; d <= 128; d += 64)
-        for (int m = 0; m < 2; m++)
-            for (int drop = 0; drop < 2; drop++) {
-                char name[48];
-                snprintf(name, sizeof name, "f32 d%d %s n2048: %s", d, masks[m],
-                         drop ? "dropout 0.1" : "none");
-                Case *c = add(b, "dropout", "us", sample_us, name);
-                if (!c)
-                    continue;
-                sizes(c, ATTNC_F32, d, m, 2048);
-                c->spec.dropout = drop;
-                c->rivals = drop;
-            }
+    for (int i = 0; i < 16; i++) {
+        int d = i & 8 ? 128 : 64, mask = i >> 2 & 1, bwd = i >> 1 & 1;
+        char name[48];
+        snprintf(name, sizeof name, "%s d%d %s n2048: %s", bwd ? "bwd" : "fwd",
+                 d, masks[mask], i & 1 ? "dropout 0.1" : "none");
+        Case *c = add(b, "dropout", "us", sample_us, name);
+        if (!c)
+            continue;
+        sizes(c, ATTNC_F32, d, mask, 2048);
+        c->spec.pass = bwd ? ATTNC_PASS_BWD : ATTNC_PASS_FWD;
+        c->spec.dropout = c->rivals = i & 1;
+    }
+}
+
+/* What adding dQ up in a fixed order costs, with one head on all cores: the
+ * plan's partial sums, and two passes, against one sum without any waiting,
+ * which bounds what sums in any order could reach. */
+static void determinism(Bench *b) {
+    static const struct {
+        const char *name, *tile;
+        bool alone;
+    } rows[] = {{"no order, a bound", "parts=1", true},
+                {"as planned", NULL, false},
+                {"two passes", "parts=0", false}};
+    for (int i = 0; i < 12; i++) {
+        int way = i % 3, mask = i / 3 & 1, n = i / 6 ? 4096 : 1024;
+        char name[48];
+        snprintf(name, sizeof name, "f32 d64 %s n%d: %s", masks[mask], n,
+                 rows[way].name);
+        Case *c = add(b, "determinism", "us", sample_us, name);
+        if (!c)
+            continue;
+        sizes(c, ATTNC_F32, 64, mask, n);
+        c->spec.pass = ATTNC_PASS_BWD;
+        c->shape.heads = c->shape.kv_heads = 1;
+        c->tile = rows[way].tile;
+        c->alone = rows[way].alone;
+        c->rivals = way;
+    }
 }
 
 /* What comes before a launch, and what it takes beside its tensors. */
@@ -199,9 +225,6 @@ static void around(Bench *b) {
         {"prepare", "found on disk", "ms", sample_disk, 0},
         {"prepare", "found in memory", "ns", sample_memory_hit, 0},
         {"prepare", "attnc explain, a process", "ms", sample_explain, 0},
-        {"memory", "beyond tensors, n65536 d64", "MiB", sample_rss, 0},
-        {"memory", "backward, beyond tensors, n16384 d64", "MiB", sample_rss,
-         ATTNC_PASS_BWD},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         Case *c =
@@ -210,6 +233,47 @@ static void around(Bench *b) {
             continue;
         sizes(c, ATTNC_F32, 64, ATTNC_MASK_CAUSAL, 4096);
         c->part = rows[i].part;
+    }
+}
+
+/* What a process takes beyond its tensors. */
+static void memory(Bench *b) {
+    static const struct {
+        const char *name;
+        int pass, n;
+    } rows[] = {
+        {"beyond tensors, n65536 d64", ATTNC_PASS_FWD, 65536},
+        {"backward, beyond tensors, n16384 d64", ATTNC_PASS_BWD, 16384},
+    };
+    for (int i = 0; i < 2; i++) {
+        Case *c = add(b, "memory", "MiB", sample_rss, rows[i].name);
+        if (!c)
+            continue;
+        c->spec.pass = rows[i].pass;
+        c->part = rows[i].n;
+    }
+}
+
+/* Forward and backward in the cells of the paper's Table 21 against its row
+ * FlashAttention, in MiB: 16 batch entries, 8 heads of 64, two bytes. Longer
+ * ones are counted alone. */
+static void table21(Bench *b) {
+    static const int theirs[] = {22,  44,   104,  209,  418,
+                                 836, 1672, 3344, 6688, 13376};
+    enum { CELLS = sizeof theirs / sizeof theirs[0], MEASURED = 4 };
+    for (int i = 0; i < CELLS + 2 * MEASURED; i++) {
+        int cell = i < CELLS ? i : (i - CELLS) % MEASURED;
+        int dtype = i < CELLS + MEASURED ? ATTNC_F16 : ATTNC_BF16;
+        char name[48];
+        snprintf(name, sizeof name, "%s n%d, %s", dtypes[dtype], 128 << cell,
+                 i < CELLS ? "counted" : "measured");
+        Case *c = add(b, "table21", "MiB",
+                      i < CELLS ? sample_counted : sample_table, name);
+        if (!c)
+            continue;
+        c->spec.dtype = dtype;
+        c->part = 128 << cell;
+        c->published = theirs[cell];
     }
 }
 
@@ -263,7 +327,10 @@ int cases_make(Bench *b) {
     small(b);
     peers(b);
     dropout(b);
+    determinism(b);
     around(b);
+    memory(b);
+    table21(b);
     compile(b);
     return 0;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Samples of what comes before a launch, and of the memory around it. */
+ * Samples of what comes before a launch. */
 #include "bench.h"
 
 #include <fcntl.h>
@@ -73,8 +73,7 @@ double sample_memory_hit(Bench *b, Case *c) {
 
 /* ---- processes --------------------------------------------------------- */
 
-/* Runs argv with its output in `out` (a file); its exit status, or -1. */
-static int run(char *const argv[], const char *out) {
+int process_run(char *const argv[], const char *out) {
     posix_spawn_file_actions_t files;
     pid_t pid;
     int status = -1;
@@ -90,7 +89,7 @@ static int run(char *const argv[], const char *out) {
 /* Milliseconds of a child, or -1. */
 static double timed(char *const argv[], const Case *c) {
     double start = seconds_now();
-    if (run(argv, "/dev/null")) {
+    if (process_run(argv, "/dev/null")) {
         fprintf(stderr, "attnc-bench: %s: %s failed\n", c->name, argv[0]);
         return -1;
     }
@@ -120,70 +119,4 @@ double sample_link(Bench *b, Case *c) {
     char *ld[] = {"/usr/bin/ld", "-shared", "-z", "noexecstack", "-s", in,
                   "-o",          out,       NULL};
     return timed(ld, c);
-}
-
-/* ---- memory ------------------------------------------------------------ */
-
-/* Of this program alone: getrusage also counts the one it was started by. */
-static double peak_mib(void) {
-    char line[128];
-    long kib = 0;
-    FILE *f = fopen("/proc/self/status", "r");
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "VmHWM: %ld", &kib) == 1)
-            break;
-    if (f)
-        fclose(f);
-    return (double)kib / 1024.0;
-}
-
-/* A causal forward of 65536 x 64, or a backward of 16384 x 64, in a process
- * that does nothing else; the workspace counts as attnc's. */
-int rss_child(int pass) {
-    enum { D = 64, TENSORS = 8 };
-    const int64_t n = pass == ATTNC_PASS_BWD ? 16384 : 65536;
-    attnc_spec spec = ATTNC_SPEC_DEFAULT;
-    attnc_args a = ATTNC_ARGS_INIT;
-    attnc_options options = ATTNC_OPTIONS_INIT;
-    attnc_context *ctx;
-    size_t bytes = (size_t)n * D * sizeof(float);
-    int used = pass == ATTNC_PASS_BWD ? TENSORS : 4;
-    char *data = malloc((size_t)used * bytes + (size_t)n * sizeof(float));
-    if (!data)
-        return 4;
-    memset(data, 0, (size_t)used * bytes + (size_t)n * sizeof(float));
-    double before = peak_mib();
-    attnc_tensor *t[TENSORS] = {&a.q,    &a.k,  &a.v,  &a.o,
-                                &a.dout, &a.dq, &a.dk, &a.dv};
-    for (int i = 0; i < used; i++)
-        *t[i] = (attnc_tensor){data + (size_t)i * bytes, 0, 0, D};
-    if (pass == ATTNC_PASS_BWD)
-        a.lse = (float *)(data + TENSORS * bytes);
-    a.batch = a.heads = a.kv_heads = 1;
-    a.seqlen_q = a.seqlen_k = n;
-    spec.mask = ATTNC_MASK_CAUSAL;
-    spec.pass = pass;
-    options.target = "cpu";
-    options.cache_dir = "";
-    if (attnc_context_create(&options, &ctx) || attnc_run(ctx, &spec, &a, NULL))
-        return say_error("memory");
-    attnc_context_destroy(ctx);
-    printf("%.2f\n", peak_mib() - before);
-    free(data);
-    return 0;
-}
-
-double sample_rss(Bench *b, Case *c) {
-    char out[sizeof b->scratch + 8],
-        *argv[] = {"/proc/self/exe", "--rss-child",
-                   c->part == ATTNC_PASS_BWD ? "bwd" : "fwd", NULL};
-    double mib = -1;
-    snprintf(out, sizeof out, "%s/rss", b->scratch);
-    int status = run(argv, out);
-    FILE *f = status ? NULL : fopen(out, "r");
-    if (!f || fscanf(f, "%lf", &mib) != 1)
-        fprintf(stderr, "attnc-bench: %s: no answer\n", c->name);
-    if (f)
-        fclose(f);
-    return mib;
 }

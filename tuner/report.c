@@ -15,10 +15,14 @@ static const struct {
     {"decode", "One query, 16384 keys; share of reading K and V"},
     {"small", "Short, 8 heads, d 64; so many times the best rival's speed"},
     {"peers", "Other ways to the same result"},
-    {"dropout", "Dropout; so many times the speed of the forward without"},
+    {"dropout", "Dropout; so many times the speed without"},
+    {"determinism", "Backward, 1 head, dQ summed in order; so many times the "
+                    "speed without"},
     {"prepare", "Before the first launch"},
     {"compile", "Compiling for GPUs, which need not be here; cold"},
     {"memory", "Peak of a process beyond its tensors"},
+    {"table21", "Forward and backward, 16 x 8 heads of 64, all of it; so many "
+                "times less than the paper's FlashAttention"},
 };
 enum { GROUPS = sizeof groups / sizeof groups[0] };
 
