@@ -7,6 +7,10 @@
 
 /* ---- tile_cuda_bwd.c --------------------------------------------------- */
 
+/* Where dQ is summed: in a step of its own; by the block that has all keys;
+ * by all blocks of keys, in order or in any. */
+enum cuda_dq { DQ_APART, DQ_BLOCK, DQ_ORDERED, DQ_ATOMIC, DQ_WAYS };
+
 /* A tile of mma_dkdv, mma_dq, fma_dkdv or fma_dq. */
 typedef struct CudaBwd {
     bool mma, by_keys; /* by_keys: the own rows are keys */
@@ -15,6 +19,7 @@ typedef struct CudaBwd {
     int stages;        /* tiles of the others in SRAM */
     int blocks;        /* of an SM it is compiled for */
     int split;         /* 1: dK and dV of the same keys in two warps */
+    int dq;            /* enum cuda_dq */
 } CudaBwd;
 
 bool cuda_is_bwd(int family);
@@ -23,6 +28,10 @@ bool cuda_bwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
                     char why[TILE_WHY]);
 void cuda_bwd_each(const attnc_spec *s, const attnc_shape *h, const Device *d,
                    Tile *t, void (*fn)(void *user, const Tile *t), void *user);
+/* Does what was promised allow this tile? */
+bool cuda_bwd_promised(const attnc_shape *h, const Tile *t, char why[TILE_WHY]);
+/* Of the part of a step's dQ that a warp sums: m16 tiles, n16 tiles. */
+void cuda_bwd_dq_share(const CudaBwd *b, int64_t dim, int *m, int *n);
 void cuda_bwd_safe(Tile *t);
 int cuda_bwd_registers(const attnc_spec *s, const Device *d, const Tile *t);
 
@@ -31,12 +40,12 @@ int cuda_bwd_registers(const attnc_spec *s, const Device *d, const Tile *t);
 /* Shared memory of one block, in bytes; templates see it as the table L. x:
  * own rows, Q and dO or K and V, in the place of which results leave; y: a
  * stage of the others; table: of those what is no row, when they are queries;
- * p: FMA kernels' weights. Rows are kept as in CudaSmem. */
+ * p: FMA kernels' weights; ds: dS for dQ. Rows are kept as in CudaSmem. */
 /* clang-format off */
 #define CUDA_BWD_SMEM_LIST(X)                                                  \
     X(dim)                                                                     \
     X(dim_v) X(x1) X(x2) X(y1) X(y2) X(table) X(stage_bytes) X(p) X(pitch1)    \
-        X(pitch2) X(p_pitch) X(total)
+        X(pitch2) X(p_pitch) X(ds) X(total)
 /* clang-format on */
 typedef struct CudaBwdSmem {
 #define X(name) int64_t name;
@@ -50,6 +59,13 @@ void cuda_bwd_smem(const attnc_spec *s, const Device *d, const Tile *t,
 
 void model_cuda_bwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
                     const Tile *t, Figures *out);
+/* Times beside the main step, at least: of summing dQ in memory, of waiting
+ * for turns. */
+double cuda_dq_ms(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                  int dq);
+/* Figures of dq_sum, where *f has those of delta. */
+void model_cuda_dq_sum(const attnc_spec *s, const attnc_shape *h,
+                       const Device *d, Figures *f);
 
 /* ---- plan_cuda_bwd.c --------------------------------------------------- */
 
@@ -58,8 +74,10 @@ enum { CUDA_ROWS_THREADS = 128 };
 
 /* The families of the steps, ended by -1: dK and dV, dQ, rows. */
 void cuda_bwd_families(const attnc_spec *s, const Device *d, int out[4]);
-/* Roles in order; returns how many. */
-int cuda_bwd_roles(const attnc_spec *s, int role[PLAN_STEPS]);
+/* Roles in order, by the tile of dK and dV; returns how many. */
+int cuda_bwd_roles(const attnc_spec *s, const Tile *t, int role[PLAN_STEPS]);
+/* Does a step of this role and tile take this parameter? */
+bool cuda_bwd_uses(const Step *s, int id);
 /* Which of these families is that of the role. */
 int cuda_bwd_family(int role);
 /* Has the plan the steps of a backward on a GPU? */

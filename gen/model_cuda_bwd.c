@@ -14,11 +14,15 @@ static const double LAUNCH_MS = 0.002;
 static const double PAIR_SLOTS = 8, MASK_SLOTS = 3, SOFTCAP_SLOTS = 8;
 static const double ALIBI_SLOTS = 3;
 
+/* Bytes of f32 sums a cycle that one SM adds to memory: kernels that do little
+ * else were seen to sustain some 30 GB/s of it. */
+static const double ADD_BYTES = 16;
+
 enum { WARP = 32 };
 
 /* Cycles of an SM for one block's step, each resource alone. */
 typedef struct Step1 {
-    double product, exp2, issue, smem;
+    double product, exp2, issue, smem, adds;
     double weights; /* issue slots between the products */
 } Step1;
 
@@ -39,7 +43,8 @@ static double product_rate(const attnc_spec *s, const Device *d, bool mma) {
 /* Flops of a pair in all products: scores and dP, then two sums or one. */
 static double pair_flops(const CudaBwd *b, double dim, double dim_v) {
     double sums = b->by_keys ? dim + dim_v : dim;
-    return 2 * (dim + dim_v + sums + (b->split ? dim : 0));
+    double dq = b->dq == DQ_APART ? 0 : dim;
+    return 2 * (dim + dim_v + sums + dq + (b->split ? dim : 0));
 }
 
 static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
@@ -57,6 +62,24 @@ static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
     return w;
 }
 
+/* Blocks of keys add to the first step one after the other, unless a mask
+ * lets each begin with rows that none before it sees: the last one lags. */
+static double lag_steps(const attnc_spec *s, const Device *d, const CudaBwd *b,
+                        const Work *w) {
+    if (b->dq != DQ_ORDERED || s->mask != ATTNC_MASK_NONE)
+        return 0;
+    return fmin(ceil(w->own / b->own), d->cores * w->resident) - 1;
+}
+
+/* dS is written once; each warp reads its rows of it and its columns of K,
+ * over all keys of the block. */
+static double dq_bytes(const CudaBwd *b, const CudaBwdSmem *m, double elem) {
+    int rows, columns;
+    cuda_bwd_dq_share(b, m->dim, &rows, &columns);
+    double reads = b->warps * 16.0 * (rows + columns) * b->own;
+    return b->dq == DQ_APART ? 0 : elem * (reads + b->own * b->other);
+}
+
 /* Fragments of own rows and of the others in two products, of the others
  * again in the sums; every warp reads them. */
 static void mma_step(const CudaBwd *b, const CudaBwdSmem *m, double elem,
@@ -65,7 +88,8 @@ static void mma_step(const CudaBwd *b, const CudaBwdSmem *m, double elem,
     double sums =
         (double)(b->by_keys && !b->split ? m->dim + m->dim_v : m->dim);
     double bytes =
-        warps * elem * (b->rows * dims + b->other * dims + b->other * sums);
+        warps * elem * (b->rows * dims + b->other * dims + b->other * sums) +
+        dq_bytes(b, m, elem);
     double flops = pair_flops(b, (double)m->dim, (double)m->dim_v);
     c->smem = bytes + b->other * dims * elem;
     c->issue = flops / 2 * b->own * b->other / (16 * 8 * k) + bytes / 512;
@@ -96,6 +120,10 @@ static Step1 step_of(const attnc_spec *s, const Device *d, const CudaBwd *b,
     c.product = pair_flops(b, (double)m->dim, (double)m->dim_v) * b->own *
                 b->other / product_rate(s, d, b->mma) / MATRIX_SHARE;
     c.smem /= d->sram_width * SMEM_SHARE;
+    if (b->dq == DQ_ORDERED || b->dq == DQ_ATOMIC) {
+        c.adds = b->other * (double)m->dim * 4 / ADD_BYTES;
+        c.issue += b->other * (double)m->dim / WARP;
+    }
     c.weights = pairs / WARP * slots / ISSUE_RATE;
     c.issue =
         c.issue / ISSUE_RATE + c.weights + b->warps * STEP_SLOTS / ISSUE_RATE;
@@ -108,8 +136,11 @@ static double step_cycles(const CudaBwd *b, const Step1 *c, double resident) {
     double warps = fmax(resident * b->warps / ISSUE_RATE, 0.25);
     double busy = c->product + CONTENTION * fmin(c->product, c->smem);
     busy = fmax(fmax(busy, c->exp2), fmax(c->issue, c->smem));
+    busy = fmax(busy, c->adds);
     double chain = fmax(c->product, c->smem) + fmax(c->exp2, c->weights) +
-                   BARRIER + (b->stages == 1 ? BARRIER + LATENCY : 0);
+                   BARRIER + (b->stages == 1 ? BARRIER + LATENCY : 0) +
+                   (b->dq != DQ_APART ? BARRIER : 0) +
+                   (b->dq == DQ_ORDERED ? 2 * BARRIER : 0);
     double gap = fmax(0, chain - busy) / fmax(warps, 1);
     return (busy + gap) / fmin(warps, 1);
 }
@@ -133,6 +164,8 @@ static void main_step(const attnc_spec *s, const attnc_shape *h,
         w.kv_heads * ((w.own + w.other) * dims + w.own * out) * elem;
     f->sram_bytes = w.kv_heads * w.own * (dims + out) * elem +
                     w.items * w.steps * b.other * dims * elem;
+    if (c.adds > 0) /* read, added to, written */
+        f->sram_bytes += w.items * w.steps * b.other * s->head_dim * 8;
     f->sram_footprint = (double)m.total;
     f->items = w.items;
     f->waves = ceil(w.items / (d->cores * w.resident));
@@ -143,7 +176,8 @@ static void main_step(const attnc_spec *s, const attnc_shape *h,
     f->issue_ms = c.issue * all;
     f->smem_ms = c.smem * all;
     f->compute_ms =
-        share * (w.steps * cycles + BLOCK_START / w.resident) / per_ms;
+        share * (w.steps * cycles + BLOCK_START / w.resident) / per_ms +
+        lag_steps(s, d, &b, &w) * (cycles * w.resident + LATENCY) / per_ms;
     f->sram_ms = f->sram_bytes / d->llc_gbs * 1e-6;
     f->dram_ms = f->dram_bytes / d->dram_gbs * 1e-6;
     f->bound = b.mma ? "tensor" : "fma";
@@ -168,6 +202,29 @@ static void rows_step(const attnc_spec *s, const attnc_shape *h,
     f->sram_ms = f->sram_bytes / d->llc_gbs * 1e-6;
     f->dram_ms = f->dram_bytes / d->dram_gbs * 1e-6;
     f->bound = "latency";
+}
+
+/* Sums are set to zero, read and written in the type of dQ. */
+static double sum_bytes(const attnc_spec *s, const attnc_shape *h) {
+    double rows = (double)h->batch * (double)h->heads * (double)h->seqlen_q;
+    return rows * s->head_dim * (8.0 + dtype_bytes(s->dtype));
+}
+
+double cuda_dq_ms(const attnc_spec *s, const attnc_shape *h, const Device *d,
+                  int dq) {
+    if (dq == DQ_APART || dq == DQ_BLOCK)
+        return 0;
+    return sum_bytes(s, h) / d->dram_gbs * 1e-6 + 2 * LAUNCH_MS;
+}
+
+void model_cuda_dq_sum(const attnc_spec *s, const attnc_shape *h,
+                       const Device *d, Figures *f) {
+    f->dram_bytes = f->sram_bytes = sum_bytes(s, h);
+    f->flops = 0;
+    f->sram_ms = f->sram_bytes / d->llc_gbs * 1e-6;
+    f->dram_ms = f->dram_bytes / d->dram_gbs * 1e-6;
+    f->time_ms = fmax(f->compute_ms, f->dram_ms) + 2 * LAUNCH_MS;
+    f->bound = f->compute_ms > f->dram_ms ? "latency" : "dram";
 }
 
 void model_cuda_bwd(const attnc_spec *s, const attnc_shape *h, const Device *d,

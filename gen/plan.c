@@ -7,69 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "gen.h"
-
-/* ---- what somebody fixed ----------------------------------------------- */
-
-/* Fields fixed by the caller or by a tuned row; of each family its own. */
-typedef struct Fixed {
-    Tile tile[TILE_FAMILIES];
-    unsigned set[TILE_FAMILIES]; /* bit i: field i */
-    int from;                    /* FROM_PIN or FROM_TABLE */
-} Fixed;
-
-/* The family of `families` that has this field; the first when none has. */
-static int family_with(const int *families, Slice key, int *index) {
-    const char *name;
-    for (int k = 0; families[k] >= 0; k++) {
-        for (int i = 0; (name = tile_field_name(families[k], i)); i++) {
-            if (slice_is(key, name)) {
-                *index = i;
-                return families[k];
-            }
-        }
-    }
-    *index = -1;
-    return families[0];
-}
-
-static int fix(const char *text, const int *families, int from, Fixed *out,
-               Err *e) {
-    Slice key, value;
-    *out = (Fixed){.from = from};
-    for (int k = 0; families[k] >= 0; k++)
-        out->tile[families[k]].family = families[k];
-    while (text && next_pair(&text, ", \t", &key, &value)) {
-        char pair[128];
-        int index, family = family_with(families, key, &index);
-        snprintf(pair, sizeof pair, "%.*s=%.*s", (int)key.len, key.p,
-                 (int)value.len, value.p);
-        int code = tile_parse(pair, &out->tile[family], e);
-        if (code)
-            return code;
-        if (out->set[family] & 1u << index)
-            return err_set(e, ERR_REQUEST, "tile",
-                           tile_field_name(family, index), "is given twice");
-        out->set[family] |= 1u << index;
-    }
-    return 0;
-}
-
-static void overlay(const Fixed *f, Tile *t) {
-    for (int i = 0; i < TILE_FIELDS; i++) {
-        if (f->set[t->family] & 1u << i)
-            t->v[i] = f->tile[t->family].v[i];
-    }
-}
-
-static bool is_fixed(const Fixed *f, int family, int index) {
-    return f->set[family] & 1u << index;
-}
-
-static void fix_field(Fixed *f, int family, int index, int value) {
-    f->set[family] |= 1u << index;
-    f->tile[family].v[index] = value;
-}
+#include "pins.h"
 
 /* ---- the sizes a choice looks at ---------------------------------------- */
 
@@ -101,12 +39,18 @@ typedef struct Search {
     const attnc_shape *shape; /* the model's hints */
     const Fixed *fixed;
     const Pins *pins;
-    int split_k;
+    int split_k;                  /* or how dQ is summed: the strategy */
     int block_field, split_field; /* of the family; -1: has none */
     bool found;
     Tile best;
     Figures fig;
 } Search;
+
+/* The field that the strategy decides; -1: none. */
+static int strategy_field(int family) {
+    int split = tile_field_index(family, "split_k");
+    return split >= 0 ? split : tile_field_index(family, "dq");
+}
 
 static Search new_search(const Plan *p, const attnc_shape *h, int family,
                          const Fixed *fixed, int split_k) {
@@ -115,17 +59,19 @@ static Search new_search(const Plan *p, const attnc_shape *h, int family,
                     .fixed = fixed,
                     .split_k = split_k,
                     .block_field = tile_field_index(family, "block_k"),
-                    .split_field = tile_field_index(family, "split_k")};
+                    .split_field = strategy_field(family)};
 }
 
 /* What the strategy says holds unless a field was fixed: whole blocks of keys
  * per split; a combine takes the split as it is. */
 static void complete(const Search *f, Tile *t) {
-    overlay(f->fixed, t);
+    fixed_overlay(f->fixed, t);
     int block_k = f->block_field < 0 ? 1 : t->v[f->block_field];
     if (f->split_field < 0 || block_k < 1 ||
-        (f->block_field >= 0 && is_fixed(f->fixed, t->family, f->split_field)))
+        (f->block_field >= 0 && fixed_has(f->fixed, t->family, f->split_field)))
         return;
+    if (t->family == TILE_mma_dkdv)
+        block_k = 1;
     t->v[f->split_field] = (f->split_k + block_k - 1) / block_k * block_k;
 }
 
@@ -220,11 +166,11 @@ static attnc_shape invariant(const Choice *c, int family, Fixed *fixed) {
     if (!c->p->spec.batch_invariant)
         return h;
     h.batch = 1;
-    if (f.block_field >= 0 && !is_fixed(fixed, family, f.block_field) &&
+    if (f.block_field >= 0 && !fixed_has(fixed, family, f.block_field) &&
         search(&f, family))
         for (int i = 0; tile_field_name(family, i); i++)
             if (i == f.block_field || family == TILE_cpu_bwd)
-                fix_field(fixed, family, i, f.best.v[i]);
+                fixed_set(fixed, family, i, f.best.v[i]);
     return h;
 }
 
@@ -266,7 +212,7 @@ static int choose_tile(const Choice *c, Step *step, int family, int split_k,
 static void read_table(const char *text, const int *families, Fixed *out,
                        Plan *p) {
     Err e = {0};
-    if (!fix(text, families, FROM_TABLE, out, &e))
+    if (!fixed_read(text, families, FROM_TABLE, out, &e))
         return;
     *out = (Fixed){0};
     snprintf(p->note, sizeof p->note, "tuned row skipped: %.130s", e.text);
@@ -288,7 +234,7 @@ static double time_split(const Choice *c, int split_k) {
 }
 
 /* A second step has to promise more than the model may err by. */
-static const double SPLIT_GAIN = 0.9;
+static const double SPLIT_GAIN = 0.9, DQ_GAIN = 0.9;
 
 /* On a GPU the model compares: filling the chip costs the second step. */
 static int split_cuda(const Choice *c) {
@@ -307,17 +253,39 @@ static int split_cuda(const Choice *c) {
     return best;
 }
 
+/* Likewise how dQ is summed; the reasons are kept for whoever asks. */
+static int choose_dq(const Choice *c) {
+    const Plan *p = c->p;
+    int best = DQ_APART;
+    double least = HUGE_VAL;
+    attnc_shape usual = usual_shape();
+    const attnc_shape *h = p->spec.batch_invariant ? &usual : &p->shape;
+    for (int dq = DQ_APART; dq < DQ_WAYS; dq++) {
+        double ms = cuda_dq_ms(&p->spec, h, &p->device, dq);
+        for (int i = 0; i < (dq == DQ_APART ? 2 : 1); i++) {
+            Search f = new_search(p, h, c->families[i], &c->pin, dq);
+            f.pins = c->pins;
+            ms += search(&f, c->families[i]) ? f.fig.time_ms : HUGE_VAL;
+        }
+        if (ms < least) {
+            least = dq == DQ_APART ? DQ_GAIN * ms : ms;
+            best = dq;
+        }
+    }
+    return best;
+}
+
 static int split_of(const Choice *c) {
     const Fixed *const by[] = {&c->pin, &c->table};
-    int family = c->families[0], field = tile_field_index(family, "split_k");
+    int family = c->families[0], field = strategy_field(family);
     if (field < 0)
         return 0;
     for (int i = 0; i < 2; i++) {
-        if (is_fixed(by[i], family, field))
+        if (fixed_has(by[i], family, field))
             return by[i]->tile[family].v[field];
     }
     if (c->p->device.kind != DEVICE_CPU)
-        return split_cuda(c);
+        return family == TILE_mma_dkdv ? choose_dq(c) : split_cuda(c);
     attnc_shape h = planning_shape(c->p);
     return cpu_split(&c->p->spec, &h, &c->p->device);
 }
@@ -330,8 +298,11 @@ static int check_used(const Plan *p, const Fixed *pin, Err *e) {
             used |= p->step[i].tile.family == family;
         if (!used)
             return err_set(e, ERR_REQUEST, "tile", NULL,
-                           "a field of %s is pinned, but the keys are not "
-                           "split; pin split_k too",
+                           p->spec.pass == ATTNC_PASS_BWD
+                               ? "a field of %s is pinned, but dQ has no step "
+                                 "of its own; pin dq=0 too"
+                               : "a field of %s is pinned, but the keys are "
+                                 "not split; pin split_k too",
                            tile_family_name(family));
     }
     return 0;
@@ -380,12 +351,13 @@ static int choose_backward(const Choice *c, Err *e) {
     Step chosen[3] = {0};
     int role[PLAN_STEPS], code = 0;
     bool cpu = plan_bwd_cpu(&p->spec, c->families[0]);
+    int dq = cpu ? 0 : split_of(c);
     for (int i = 0; c->families[i] >= 0 && !code; i++)
-        code = choose_tile(c, &chosen[i], c->families[i], 0, true, e);
+        code = choose_tile(c, &chosen[i], c->families[i], i ? 0 : dq, true, e);
     if (code)
         return code;
     p->nstep = cpu ? plan_bwd_roles(&p->spec, &chosen[0].tile, role)
-                   : cuda_bwd_roles(&p->spec, role);
+                   : cuda_bwd_roles(&p->spec, &chosen[0].tile, role);
     for (int i = 0; i < p->nstep; i++) {
         int of = cpu ? !plan_bwd_is_main(role[i]) : cuda_bwd_family(role[i]);
         p->step[i].role = role[i];
@@ -399,7 +371,7 @@ static int choose_steps(Plan *p, const Pins *pins, Err *e) {
     Choice c = {.p = p, .pins = pins, .families = families};
     int code = families_of(p, pins, families, e);
     if (!code)
-        code = fix(pins->tile, families, FROM_PIN, &c.pin, e);
+        code = fixed_read(pins->tile, families, FROM_PIN, &c.pin, e);
     if (code)
         return code;
     read_table(pins->table, families, &c.table, p);

@@ -4,8 +4,11 @@
  *   bwd_dkdv  dK and dV: a block of keys against all queries that see them
  *   bwd_dq    dQ: a block of queries against all keys they see
  *   dsink     the gradient of the sinks
- * Nobody else writes what a block writes, so the order of sums is fixed. */
-#include <string.h>
+ * Nobody else writes what a block writes, so the order of sums is fixed. Or:
+ *   bwd       dK and dV, and what the block's keys give to dQ: all of it where
+ *             they are all keys, else added to f32 sums, in order or in any
+ *   dq_sum    these sums to the type of dQ */
+#include <stdio.h>
 
 #include "gen.h"
 
@@ -20,17 +23,23 @@ void cuda_bwd_families(const attnc_spec *s, const Device *d, int out[4]) {
     out[3] = -1;
 }
 
-int cuda_bwd_roles(const attnc_spec *s, int role[PLAN_STEPS]) {
-    static const int roles[] = {ROLE_delta, ROLE_bwd_dkdv, ROLE_bwd_dq,
-                                ROLE_dsink};
-    int n = s->sink ? 4 : 3;
-    for (int i = 0; i < n; i++)
-        role[i] = roles[i];
+int cuda_bwd_roles(const attnc_spec *s, const Tile *t, int role[PLAN_STEPS]) {
+    int n = 0, dq = cuda_bwd_of(t).dq;
+    role[n++] = ROLE_delta;
+    role[n++] = dq == DQ_APART ? ROLE_bwd_dkdv : ROLE_bwd;
+    if (dq == DQ_APART)
+        role[n++] = ROLE_bwd_dq;
+    else if (dq != DQ_BLOCK)
+        role[n++] = ROLE_dq_sum;
+    if (s->sink)
+        role[n++] = ROLE_dsink;
     return n;
 }
 
 int cuda_bwd_family(int role) {
-    return role == ROLE_bwd_dkdv ? 0 : role == ROLE_bwd_dq ? 1 : 2;
+    return role == ROLE_bwd_dkdv || role == ROLE_bwd ? 0
+           : role == ROLE_bwd_dq                     ? 1
+                                                     : 2;
 }
 
 bool cuda_bwd_plan(const Plan *p) {
@@ -38,7 +47,9 @@ bool cuda_bwd_plan(const Plan *p) {
     if (p->spec.pass != ATTNC_PASS_BWD || p->device.kind == DEVICE_CPU)
         return false;
     cuda_bwd_families(&p->spec, &p->device, families);
-    int n = cuda_bwd_roles(&p->spec, role);
+    if (p->nstep < 2 || p->step[1].tile.family != families[0])
+        return false;
+    int n = cuda_bwd_roles(&p->spec, &p->step[1].tile, role);
     bool same = p->nstep == n;
     for (int i = 0; same && i < n; i++)
         same = p->step[i].role == role[i] &&
@@ -54,16 +65,47 @@ static Extent rows(int dim, int64_t div) {
 Extent cuda_bwd_grid(const Step *s) {
     if (s->role == ROLE_dsink)
         return (Extent){{{DIM_HEADS, 1}, {DIM_ONE, 1}}};
-    return rows(s->role == ROLE_bwd_dkdv ? DIM_SEQLEN_K : DIM_ROWS,
+    if (s->role == ROLE_bwd && cuda_bwd_of(&s->tile).dq == DQ_BLOCK)
+        return rows(DIM_ONE, 1); /* also where there are no keys */
+    return rows(cuda_bwd_family(s->role) == 0 ? DIM_SEQLEN_K : DIM_ROWS,
                 s->tile.v[0]);
 }
 
+bool cuda_bwd_uses(const Step *s, int id) {
+    int dq = s->role == ROLE_bwd ? cuda_bwd_of(&s->tile).dq : DQ_APART;
+    switch (id) {
+    case PARAM_turns:
+    case PARAM_ticket:
+        return dq == DQ_ORDERED;
+    case PARAM_part_dq:
+        return dq == DQ_ORDERED || dq == DQ_ATOMIC || s->role == ROLE_dq_sum;
+    default:
+        return plan_bwd_uses(dq == DQ_BLOCK ? ROLE_bwd_dkdv : s->role, id);
+    }
+}
+
+static void add_zeroed(Plan *p, const char *name, Extent x, int64_t fixed) {
+    Buf *b = &p->buf[p->nbuf++];
+    *b = (Buf){
+        .elem_bytes = 4, .zero = ZERO_EACH_LAUNCH, .extent = x, .fixed = fixed};
+    snprintf(b->name, sizeof b->name, "%s", name);
+}
+
 /* Two numbers a row; row r of a kv head is query r / group of head
- * r % group. */
+ * r % group. Sums of dQ in f32, in pairs; turns count who has added to each
+ * step's rows, the ticket who has started. */
 void cuda_bwd_bufs(Plan *p) {
     p->buf[p->nbuf++] = (Buf){.name = "delta",
                               .elem_bytes = 4,
                               .zero = ZERO_NEVER,
                               .extent = rows(DIM_ROWS, 1),
                               .fixed = 2};
+    CudaBwd b = cuda_bwd_of(&p->step[1].tile);
+    if (b.dq == DQ_ORDERED || b.dq == DQ_ATOMIC)
+        add_zeroed(p, "part_dq", rows(DIM_ROWS, 1),
+                   (p->spec.head_dim + 1) / 2 * 2);
+    if (b.dq == DQ_ORDERED) {
+        add_zeroed(p, "turns", rows(DIM_ROWS, b.other), 1);
+        add_zeroed(p, "ticket", (Extent){{{DIM_ONE, 1}}}, 1);
+    }
 }

@@ -172,6 +172,12 @@ static bool uses(const attnc_spec *s, int role, int id) {
     }
 }
 
+static bool reads(const Plan *p, const Step *s, int id) {
+    if (cuda_is_bwd(s->tile.family))
+        return spec_gives(&p->spec, id) && cuda_bwd_uses(s, id);
+    return uses(&p->spec, s->role, id);
+}
+
 static int buf_named(const Plan *p, const char *name) {
     for (int i = 0; i < p->nbuf; i++) {
         if (!strcmp(p->buf[i].name, name))
@@ -219,7 +225,7 @@ static void list_params(const Plan *p, Step *s) {
     s->nparam = 0;
     for (int id = 0; id < PARAM_COUNT; id++) {
         bool work = params[id].kind == WORK;
-        if (all ? work : !uses(&p->spec, s->role, id))
+        if (all ? work : !reads(p, s, id))
             continue;
         if (per_tensor(id) && !all)
             list_tensors(p, s, id);
@@ -310,5 +316,7 @@ void plan_complete(Plan *p) {
         model_figures(&p->spec, &p->shape, &p->device, &s->tile, &s->fig);
         if (s->tile.family == TILE_cpu_bwd)
             model_bwd_share(&p->spec, s->role, &s->fig);
+        if (s->role == ROLE_dq_sum && tile_is_cuda(s->tile.family))
+            model_cuda_dq_sum(&p->spec, &p->shape, &p->device, &s->fig);
     }
 }

@@ -106,8 +106,8 @@ void plan_print(const Plan *p, Str *out) {
         str_addf(out, "note %s\n", p->note);
     for (int i = 0; i < p->nbuf; i++) {
         const Buf *b = &p->buf[i];
-        str_addf(out, "buf %s f%d elements=%lld*", b->name, b->elem_bytes * 8,
-                 (long long)b->fixed);
+        str_addf(out, "buf %s f%d elements=%lld%s", b->name, b->elem_bytes * 8,
+                 (long long)b->fixed, b->extent.f[0].dim == DIM_ONE ? "" : "*");
         print_extent(&b->extent, out);
         str_addf(out, "\n");
     }

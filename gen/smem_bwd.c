@@ -32,6 +32,8 @@ static void mma_layout(const attnc_spec *s, const Device *d, const CudaBwd *b,
     c->dim = up(s->head_dim, (int64_t)d->mma_k);
     c->dim_v = up(s->head_dim_v, (int64_t)d->mma_k);
     lay(c, b, c->dim * elem, c->dim_v * elem, TILE_ALIGN);
+    c->ds = c->total;
+    c->total += b->dq == DQ_APART ? 0 : b->own * b->other * elem;
 }
 
 /* f32 at an odd number of chunks between rows; see fma_layout in smem.c. */

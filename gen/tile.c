@@ -250,7 +250,6 @@ static bool cpu_fwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
 
 bool tile_legal(const attnc_spec *s, const attnc_shape *h, const Device *d,
                 const Tile *t, char why[TILE_WHY]) {
-    (void)h; /* sizes steer, they do not forbid; promises may, for CUDA */
     const TileRange combine[] = {
         {"rows", t->v[T_cpu_combine_rows], 1, 1024},
         {"split_k", t->v[T_cpu_combine_split_k], 8, 1 << 30},
@@ -271,8 +270,9 @@ bool tile_legal(const attnc_spec *s, const attnc_shape *h, const Device *d,
     case TILE_cpu_rows:
         return tile_in_ranges(&rows, 1, why);
     default:
-        if (tile_is_cuda(t->family))
-            return tile_cuda_legal(s, d, t, why);
+        if (tile_is_cuda(t->family)) /* sizes steer; promises may allow */
+            return tile_cuda_legal(s, d, t, why) &&
+                   cuda_bwd_promised(h, t, why);
         return tile_refuse(why, "unknown family %d", t->family);
     }
 }

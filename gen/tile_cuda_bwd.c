@@ -23,7 +23,8 @@ CudaBwd cuda_bwd_of(const Tile *t) {
         .rows = v[3],
         .stages = v[4],
         .blocks = v[5],
-        .split = t->family == TILE_mma_dkdv ? v[T_mma_dkdv_split] : 0};
+        .split = t->family == TILE_mma_dkdv ? v[T_mma_dkdv_split] : 0,
+        .dq = t->family == TILE_mma_dkdv ? v[T_mma_dkdv_dq] : DQ_APART};
 }
 
 static void set(Tile *t, const CudaBwd *b) {
@@ -31,8 +32,10 @@ static void set(Tile *t, const CudaBwd *b) {
                               b->rows, b->stages, b->blocks};
     for (int i = 0; i < 6; i++)
         t->v[i] = values[i];
-    if (t->family == TILE_mma_dkdv)
+    if (t->family == TILE_mma_dkdv) {
         t->v[T_mma_dkdv_split] = b->split;
+        t->v[T_mma_dkdv_dq] = b->dq;
+    }
 }
 #define SAME_PLACES(family, own, other)                                        \
     _Static_assert(T_##family##_##own == 0 && T_##family##_##other == 1,       \
@@ -55,14 +58,27 @@ static int up(int64_t a, int unit) {
     return ((int)a + unit - 1) / unit * unit;
 }
 
+void cuda_bwd_dq_share(const CudaBwd *b, int64_t dim, int *m, int *n) {
+    int tiles = b->other / 16, m_warps = 1;
+    while (tiles % (2 * m_warps) == 0 && b->warps % (2 * m_warps) == 0)
+        m_warps *= 2;
+    int n_warps = b->warps / m_warps;
+    *m = tiles / m_warps;
+    *n = (up(dim, 16) / 16 + n_warps - 1) / n_warps;
+}
+
 /* Per m16 tile of rows: 4 registers for each n8 tile of sums and scores, and
- * of dP; fragments of both operands. */
+ * of dP; fragments of both operands. Those of dQ take the place of scores. */
 static int mma_registers(const CudaBwd *b, const CudaBwdSmem *m) {
     int tiles = b->rows / 16, dim = (int)m->dim, dim_v = (int)m->dim_v;
     int sums = !b->by_keys ? dim
                : b->split  ? (dim > dim_v ? dim : dim_v)
                            : dim + dim_v;
-    return tiles * (sums / 2 + b->other + 4) + 8;
+    int pairs = tiles * (b->other + 4), dq_m, dq_n;
+    cuda_bwd_dq_share(b, m->dim, &dq_m, &dq_n);
+    if (b->dq != DQ_APART && dq_m * (8 * dq_n + 4) > pairs)
+        pairs = dq_m * (8 * dq_n + 4);
+    return tiles * sums / 2 + pairs + 8;
 }
 
 /* A thread has a quarter of the warp's rows, an eighth of the others. */
@@ -132,6 +148,7 @@ static bool in_ranges(const Tile *t, const CudaBwd *b, char why[TILE_WHY]) {
         {tile_field_name(f, 4), b->stages, 1, 2},
         {tile_field_name(f, 5), b->blocks, 1, 32},
         {"split", b->split, 0, 1},
+        {"dq", b->dq, 0, DQ_WAYS - 1},
     };
     return tile_in_ranges(ranges, sizeof ranges / sizeof *ranges, why) &&
            tile_whole(tile_field_name(f, 3), b->rows, "", unit, why) &&
@@ -153,10 +170,24 @@ bool cuda_bwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
                            "split=1 needs pairs of warps, not %d; nearest "
                            "warps=%d",
                            b.warps, b.warps + 1);
+    if (b.dq == DQ_ATOMIC && s->deterministic)
+        return tile_refuse(why, "dq=3 sums in any order, the spec says "
+                                "deterministic=1; nearest dq=2");
     if (b.own != own)
         return tile_refuse(why, "%s=%d is not the warps' rows; nearest %d",
                            tile_field_name(t->family, 0), b.own, own);
     return fits(s, d, t, &b, why);
+}
+
+bool cuda_bwd_promised(const attnc_shape *h, const Tile *t,
+                       char why[TILE_WHY]) {
+    if (!cuda_is_bwd(t->family) || cuda_bwd_of(t).dq != DQ_BLOCK ||
+        (h->max_seqlen > 0 && h->max_seqlen <= cuda_bwd_of(t).own))
+        return true;
+    return tile_refuse(why,
+                       "dq=1 needs all keys in one block: promise max_seqlen "
+                       "<= block_k = %d; nearest dq=2",
+                       cuda_bwd_of(t).own);
 }
 
 /* ---- enumeration -------------------------------------------------------- */

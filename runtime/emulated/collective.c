@@ -8,8 +8,9 @@
 #include "machine.h"
 
 const char *wait_name(const Wait *w) {
-    static const char *const name[] = {
-        "nothing", "shfl", "ldmatrix", "mma", "warp_sync", "barrier", "exit"};
+    static const char *const name[] = {"nothing", "shfl",      "ldmatrix",
+                                       "mma",     "warp_sync", "barrier",
+                                       "turn",    "exit"};
     return name[w->op];
 }
 

@@ -81,6 +81,7 @@ enum wait_op {
     WAIT_MMA,
     WAIT_WARP_SYNC,
     WAIT_BARRIER,
+    WAIT_TURN,
     WAIT_EXITED
 };
 
@@ -91,7 +92,7 @@ typedef struct Wait {
     u32 value, lane; /* shfl; ldmatrix: value is the address */
     u32 *out;
     float *c;
-    const u32 *a, *b;
+    const u32 *a, *b; /* turn: a is where it is, value which */
 } Wait;
 
 /* A cp.async between its issue and its wait. */
@@ -277,6 +278,13 @@ void emu_ld_shared(u32 line, u32 addr, u32 bytes, void *out);
 void emu_st_shared(u32 line, u32 addr, u32 bytes, const void *in);
 void emu_ld_global(u32 line, const void *p, u32 bytes, int guard, void *out);
 void emu_st_global(u32 line, void *p, u32 bytes, int guard, const void *in);
+
+/* ---- between.c --------------------------------------------------------- */
+
+void emu_red_add(u32 line, float *p, u32 count, int guard, const float *x);
+/* Adds 1; returns what was there. Wakes who waits for the new number. */
+u32 emu_count_up(u32 line, u32 *p);
+void emu_wait_turn(u32 line, const u32 *p, u32 turn);
 
 /* ---- copy.c ------------------------------------------------------------ */
 

@@ -43,6 +43,8 @@ for name in ([[
     row_of has_first has_second clear_sums open_lane clear_scores dots_1 dots_2 weigh drop
     weights put_weights add_1 add_2 odd clear_odd_1 clear_odd_2 put_1 put_2 save_1 save_2 store
     step draw_kept odd_sum add_odd
+    DS DQ_M DQ_N DQ_UNITS DQ_PITCH ds_at put_ds dq_unit dq_first sum_dq put_dq turn_of give_dq
+    clear_odd_own take_item
 ]]):gmatch("%S+") do bwd_names[#bwd_names + 1] = name end
 
 function bwd_tile(name, tensor, dim, kept, rows, pitch)
@@ -68,11 +70,11 @@ end
 function enter_step(a_step)
     step, T, L = a_step, a_step.tile, a_step.scratch
     threads = step.threads
-    by_keys = step.role == "bwd_dkdv"
+    by_keys = step.role == "bwd_dkdv" or step.role == "bwd"
     is_main = by_keys or step.role == "bwd_dq"
     args = is_main and "Args_bwd" or "Args_" .. step.role
     skeleton = is_main and "bwd" or step.role
-    first_main = step.role == "bwd_dkdv" -- what both share stands before it
+    first_main = by_keys -- what both share stands before it
     mma_family = true -- rows of O and dO are read 16 bytes at a time
     if not is_main then return end
     pass = by_keys and "dkdv" or "dq"
@@ -94,6 +96,7 @@ function enter_step(a_step)
         y1 = bwd_tile("y1", other_names[1], d, L.dim, other, L.pitch1),
         y2 = bwd_tile("y2", other_names[2], dv, L.dim_v, other, L.pitch2),
     }
+    set_dq(a_step.role == "bwd" and T.dq or 0)
     -- Sums in registers: dK or dQ, then dV; or one of them, by the warp.
     sums = { { name = "first", kept = L.dim } }
     if by_keys then sums[2] = { name = "second", kept = L.dim_v } end
@@ -101,8 +104,25 @@ function enter_step(a_step)
     first_sum, second_sum = sums[1].name, sums[#sums].name
     -- Every tile of keys is whole.
     whole_k = P.mult_k % (by_keys and own or other) == 0 and not S.varlen and not S.lens_k
+        and not in_block -- which is there also where there are no keys
     partials = masked or not whole_k
     odd_sums = masked and by_keys
+end
+
+-- How dQ is summed besides, and who has which part of a step's: warps take
+-- turns in tiles of 16 rows, then in pairs of column tiles.
+function set_dq(way)
+    in_block, ordered, gathers = way == 1, way == 2, way ~= 0
+    if not gathers then return end
+    local warps, m = threads // 32, other // 16
+    local m_warps = 1
+    while m % (2 * m_warps) == 0 and warps % (2 * m_warps) == 0 do m_warps = 2 * m_warps end
+    local units = (L.dim + 15) // 16
+    dq = { m_warps = m_warps, n_warps = warps // m_warps, m = m // m_warps, units = units,
+        pitch = S.head_dim + S.head_dim % 2 }
+    dq.n = (units + dq.n_warps - 1) // dq.n_warps
+    tiles.ds = { name = "ds", rows = own, pages = pages(2 * other) }
+    for i, p in ipairs(tiles.ds.pages) do p.last = i == #tiles.ds.pages end
 end
 
 -- A number of a sum on its way out: that of a key which nobody sees is 0,
@@ -125,6 +145,7 @@ function main_stages()
         bwd_stage(name)
     end
     if masked then bwd_stage "odd" end
+    if gathers then bwd_stage "dq" end
     bwd_stage "step"
     if odd_sums then bwd_stage "add_odd" end
     bwd_stage "store"
@@ -158,7 +179,8 @@ function shared_parts()
     bwd_stage("family")
     if S.dropout then include "cuda/stage/philox.cu.in" end
     bwd_stage("query_row", "dout")
-    bwd_stage("query_row", "dq")
+    if in_block or not gathers then bwd_stage("query_row", "dq") end
+    if in_block then bwd_stage "put_pair" end
     bwd_stage("key_row", "dk")
     bwd_stage("key_row", "dv")
     chunk_forms()

@@ -98,12 +98,21 @@ function stage(name, ...)
     return include("cuda/stage/" .. name .. ".cu.in", ...)
 end
 
+-- The sets of primitives that some step calls for.
+function prim_parts()
+    local parts = { "base", "memory", "warp" }
+    for _, s in ipairs(steps) do
+        if s.role == "bwd" and s.tile.dq > 1 then parts[4] = "between" end
+    end
+    return parts
+end
+
 -- C declaration of a launch argument's slot.
 function slot(p)
     local lists = { lens_k = "const i32 *", cu_seqlens_q = "const i32 *",
         cu_seqlens_k = "const i32 *", slopes = "const float *",
         sink = "const float *", lse = "float *", dlse = "const float *",
-        dsink = "float *" }
+        dsink = "float *", turns = "u32 *", ticket = "u32 *" }
     local kinds = { pointer_in = "const elem *", pointer_out = "elem *",
         length = "i64 ", stride = "i64 ", scalar = "float ", work = "float *" }
     if p.name:match "^d?tensor_" and p.kind:match "^pointer" then

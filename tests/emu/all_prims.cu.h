@@ -33,6 +33,11 @@ INLINE void memory(const Args *a, u32 *at) {
     st_global_b128(a->out + 64, x, guard);
     st_global_b64(a->out + 72, x, guard);
     st_global_b16(a->out + 80, (u16)x[0], guard);
+    red_add_f32x2((float *)a->out + 84, bits_float(x[0]), bits_float(x[1]),
+                  guard);
+    wait_turn(a->out + 88, a->n);
+    put(a, at, take_number(a->out + 89));
+    pass_turn(a->out + 88);
 #if ARCH >= 800
     cp_async_b32(s, in, a->n);
     cp_async_b64(s, in, a->n);

@@ -49,15 +49,16 @@ static inline Str kernel_text(const char *file, int arch, const char *define,
                               bool real) {
     static const char *const emulated[] = {
         "cuda/prim/emu/api.h.in", "cuda/prim/emu/base.h.in",
-        "cuda/prim/emu/memory.h.in", "cuda/prim/emu/warp.h.in"};
-    static const char *const device[] = {"cuda/prim/real/base.cuh.in",
-                                         "cuda/prim/real/memory.cuh.in",
-                                         "cuda/prim/real/warp.cuh.in"};
+        "cuda/prim/emu/memory.h.in", "cuda/prim/emu/warp.h.in",
+        "cuda/prim/emu/between.h.in"};
+    static const char *const device[] = {
+        "cuda/prim/real/base.cuh.in", "cuda/prim/real/memory.cuh.in",
+        "cuda/prim/real/warp.cuh.in", "cuda/prim/real/between.cuh.in"};
     Str s = {0};
     str_addf(&s, "#define ARCH %d\n", arch);
     if (*define)
         str_addf(&s, "#define %s\n", define);
-    for (int i = 0; i < (real ? 3 : 4); i++)
+    for (int i = 0; i < (real ? 4 : 5); i++)
         add_template(&s, real ? device[i] : emulated[i]);
     str_addf(&s, "#line 1 \"%s\"\n", file);
     add_file(&s, file);

@@ -4,5 +4,6 @@
 #define EMU_IN_PROGRAM
 #include "../../templates/cuda/prim/emu/api.h.in"
 #include "../../templates/cuda/prim/emu/base.h.in"
+#include "../../templates/cuda/prim/emu/between.h.in"
 #include "../../templates/cuda/prim/emu/memory.h.in"
 #include "../../templates/cuda/prim/emu/warp.h.in"
