@@ -21,6 +21,7 @@ static const double CROWDED = 0.2, CROWDED_LOSS = 0.2;
 typedef struct Work {
     double heads, kv_heads; /* batch * heads, batch * kv heads */
     double rows, blocks;    /* query rows of one kv head; in blocks */
+    double padded;          /* rows, padded to micro */
     double chunks;          /* of keys */
     double keys;            /* computed with each row, mean */
     double share;           /* of rows and chunks that meet at all */
@@ -37,6 +38,7 @@ static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
               .lanes = d->vector_bytes / 4,
               .elem = dtype_bytes(s->dtype)};
     w.micro = w.lanes * v[T_cpu_bwd_vecs];
+    w.padded = ceil(w.rows / w.micro) * w.micro;
     w.blocks = ceil(w.rows / v[T_cpu_bwd_block_q]);
     w.chunks = ceil((double)h->seqlen_k / v[T_cpu_bwd_chunk_k]);
     double queries = (double)h->seqlen_q, keys = (double)h->seqlen_k;
@@ -124,11 +126,11 @@ static Cycles cycles(const attnc_spec *s, const Device *d, const Tile *t,
 static double total_cycles(const attnc_spec *s, const Device *d, const Tile *t,
                            const Work *w) {
     double dims = s->head_dim + s->head_dim_v;
-    double vectors = w->kv_heads * w->rows * w->keys / w->lanes;
+    double vectors = w->kv_heads * w->padded * w->keys / w->lanes;
     double passes = t->v[T_cpu_bwd_parts] ? 1 : 2;
     Cycles c = cycles(s, d, t, w);
     double products = vectors * (passes * c.scores + c.dq + c.dkdv);
-    double meets = w->kv_heads * w->rows * w->chunks * w->share;
+    double meets = w->kv_heads * w->padded * w->chunks * w->share;
     double rows = meets * (dims + s->head_dim) / w->lanes;
     double parts =
         w->kv_heads * w->rows * s->head_dim / w->lanes * t->v[T_cpu_bwd_parts];
