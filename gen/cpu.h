@@ -18,7 +18,9 @@
  *          (vecs=0: rows of whole vectors, nothing transposed, micro 1)
  *   k, v   dense copies, rows of whole vectors, f32 or packed: [block_k][]
  *   drop   dropped weights, a bit each, u32 [32 keys][block_q]
- * cpu_bwd: qt, pos, slope, k, v as above, s for all sub-blocks, then dS
+ *   head   with programs: query head of each row, i32 [block_q]
+ *   seen   with programs: scores where V is not finite, as s
+ * cpu_bwd: qt, pos, slope, head, k, v as above, s for all sub-blocks, then dS
  *   dot    dO transposed, f32 [sub-block][head_dim_v][micro]
  *   q, dout  Q and dO in panels of kv_vecs vectors, f32 [panel][block_q][]
  *   dqt    dQ transposed, f32 [sub-block][head_dim][micro]
@@ -28,8 +30,8 @@
  *   dk, dv sums, f32 [chunk_k + kv_keys][head_dim], [head_dim_v] */
 /* clang-format off */
 #define CPU_SCRATCH_LIST(X)                                                    \
-    X(qt) X(ot) X(max) X(sum) X(pos) X(slope) X(s) X(k) X(v) X(drop)           \
-    X(dot) X(q) X(dout) X(dqt) X(top) X(rest) X(delta) X(ds) X(bend)           \
+    X(qt) X(ot) X(max) X(sum) X(pos) X(slope) X(head) X(s) X(k) X(v) X(drop)   \
+    X(seen) X(dot) X(q) X(dout) X(dqt) X(top) X(rest) X(delta) X(ds) X(bend)   \
     X(dk) X(dv) X(total)
 /* clang-format on */
 typedef struct CpuScratch {

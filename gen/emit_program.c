@@ -123,7 +123,8 @@ static void print_verdict(Asked *x, bool entry, Str *out) {
 }
 
 static void print_part(Asked *x, const char *show, Str *out) {
-    static const char *const stages[STAGES] = {"entry", "row", "key", "pair"};
+    static const char *const stages[STAGES] = {"entry", "row", "key", "pair",
+                                               "dout"};
     if (x->grad)
         add_grad_roots(x);
     else

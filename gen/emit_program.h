@@ -13,7 +13,8 @@
  *     exact: the loop bounds of keep say all, no tile needs a verdict
  *   program(what, show [, options]) -> C text
  *     what: "keep" | "score" | "grad"
- *     show: "entry" | "row" | "key" | "pair": the statements of that stage
+ *     show: "entry" | "row" | "key" | "pair" | "dout": the statements of that
+ *           stage; "dout": those that take the gradient of the result
  *           "value": a root after its statements, an expression
  *           "bounds", "bounds_entry": loop bounds of keep, the statements for
  *           what they take; "verdict", "verdict_entry": of a tile, likewise

@@ -141,7 +141,14 @@ void program_print(const Program *p, Str *out);
 
 /* Which statements of a C body to print: those for which a value is enough
  * per batch entry, per query row, per key, or per pair of them. */
-enum program_stage { STAGE_ENTRY, STAGE_ROW, STAGE_KEY, STAGE_PAIR, STAGES };
+enum program_stage {
+    STAGE_ENTRY,
+    STAGE_ROW,
+    STAGE_KEY,
+    STAGE_PAIR,
+    STAGE_DOUT, /* pairs, once `dout` is known, too */
+    STAGES
+};
 
 /* How C is written. A value that depends on a bit of `lanes` is a vector (vec,
  * ivec; bool: lanes of 0 and -1), any other a scalar; `rows` are the bits that

@@ -91,7 +91,9 @@ typedef struct Printer {
 
 int program_stage(const ProgramC *c, unsigned deps) {
     bool row = deps & c->rows, key = deps & DEP_K;
-    if (deps & (DEP_S | DEP_D) || (row && key))
+    if (deps & DEP_D)
+        return STAGE_DOUT;
+    if (deps & DEP_S || (row && key))
         return STAGE_PAIR;
     return row ? STAGE_ROW : key ? STAGE_KEY : STAGE_ENTRY;
 }

@@ -15,8 +15,7 @@ int32_t *program_names(const Program *p, const int *roots, int nroots,
         return NULL;
     program_uses(p, roots, nroots, uses);
     for (int i = 0; c && i < nroots; i++)
-        uses[roots[i]] +=
-            program_stage(c, p->node[roots[i]].deps) != STAGE_PAIR;
+        uses[roots[i]] += program_stage(c, p->node[roots[i]].deps) < STAGE_PAIR;
     for (int i = 0; i < p->count; i++) {
         const Node *n = &p->node[i];
         height[i] = 0;

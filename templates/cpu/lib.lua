@@ -22,12 +22,13 @@ local by_dtype = S.pass == "fwd" and ISA[S.dtype] or false
 override = by_dtype
 paired = override == "bf16dot" -- products of two elements at once
 diagonal = masked or S.alibi or programs.off -- the launch says where it lies
-assert(not programs.keep and not programs.score, "no programs here yet")
-scored = S.softcap or S.alibi -- s is more than scale * q.k
+scored = S.softcap or S.alibi or programs.score -- s is more than scale * q.k
 half_bytes = lanes * 2
--- What turns q.k into log2 units (softcap: into the argument of tanh_half).
+-- Scores are in log2 units, up to a score program in natural ones.
+unit = programs.score and "1" or "LOG2_E"
+-- What turns q.k into these (softcap: into the argument of tanh_half).
 q_scale = S.softcap and "a->scale / a->softcap * (2 * LOG2_E)"
-    or "a->scale * LOG2_E"
+    or programs.score and "a->scale" or "a->scale * LOG2_E"
 
 o_at = dim_v % lanes > 0 and "least(e + i, DIM_V - 1)" or "(e + i)"
 
@@ -122,8 +123,10 @@ function slot(p)
         dsink = "f32 *", spec = "const void *" }
     local kinds = { pointer_in = "const elem *", pointer_out = "elem *",
         length = "i64 ", stride = "i64 ", scalar = "f32 ", work = "f32 *" }
+    local tensor = p.name:match("^d?tensor_") and
+        { pointer_in = "const void *", pointer_out = "f32 *" } or kinds
     local high = p.kind == "scalar" and ", " .. p.name .. "_high" or ""
-    return (lists[p.name] or kinds[p.kind]) .. p.name .. high
+    return (lists[p.name] or tensor[p.kind] or kinds[p.kind]) .. p.name .. high
 end
 
 -- (2^x - 1) / x on [-1/2, 1/2], highest power first: 2^x to 9.1e-8, or to

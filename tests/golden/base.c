@@ -21,6 +21,7 @@ typedef u32 uvec __attribute__((vector_size(32)));
 /* The caller's memory: any alignment, any other name for it. */
 #define ANYWHERE __attribute__((aligned(1), may_alias))
 typedef f32 f32_any ANYWHERE;
+typedef i32 i32_any ANYWHERE;
 typedef u16 u16_any ANYWHERE;
 typedef vec vec_any ANYWHERE;
 typedef ivec ivec_any ANYWHERE;
@@ -336,6 +337,7 @@ struct tile {
     i64 lo, n;
     const word *k, *v;
     i64 k_step, v_step;
+    i64 next; /* first key of the next tile that some row may see */
 };
 
 /* What the rows of a sub-block see of a tile: keys from .. from + n - 1. */
@@ -343,10 +345,22 @@ struct cut {
     i64 from, n;
 };
 
-/* The tile at key `at`, a multiple of BLOCK_K; 0: there are no more. */
-static int next_tile(const struct job *w, i64 at, struct tile *t) {
-    t->lo = most(at, w->k_lo);
-    t->n = least(at + BLOCK_K, w->k_hi) - t->lo;
+/* Looks for the next tile from key `at` on, a multiple of BLOCK_K. */
+static void seek(const struct job *w, struct tile *t, i64 at) {
+    t->next = most(at, w->k_lo);
+}
+
+static void first_tile(const struct job *w, struct tile *t) {
+    seek(w, t, w->k_lo / BLOCK_K * BLOCK_K);
+}
+
+/* Makes *t the tile that comes next; 0: there are no more. */
+static int next_tile(const struct job *w, struct tile *t) {
+    const i64 end = (t->next / BLOCK_K + 1) * BLOCK_K;
+    t->lo = t->next;
+    t->n = least(end, w->k_hi) - t->lo;
+    if (t->n > 0)
+        seek(w, t, end);
     return t->n > 0;
 }
 
@@ -381,7 +395,7 @@ static struct ahead look_ahead(const struct fwd_args *a, const struct job *w,
                                const struct tile *t, const struct cut *c, i64 sub) {
     const i64 subs = (w->rows.count + MICRO - 1) / MICRO;
     const i64 tiles = (c->n + 1) / 2 + (DIM_V + 1) / 2;
-    i64 next = t->lo + t->n;
+    i64 next = t->next;
     struct ahead h = {0};
     if (next >= w->k_hi)
         return h;
@@ -676,7 +690,8 @@ void attn_fwd_f32_d8_none__avx2_8x8(const u64 *slots, char *scratch, i64 item) {
     const i64 subs = (w.rows.count + MICRO - 1) / MICRO;
     LOOP for (i64 u = 0; u < subs; u++)
         load_q(a, &w, u, scratch);
-    LOOP for (i64 at = w.k_lo / BLOCK_K * BLOCK_K; next_tile(&w, at, &t); at += BLOCK_K) {
+    first_tile(&w, &t);
+    LOOP while (next_tile(&w, &t)) {
         open_tile(a, &w, &t, scratch);
         LOOP for (i64 u = 0; u < subs; u++)
             step_tile(a, &w, &t, u, scratch);

@@ -1,0 +1,113 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- What CPU templates say of mask and score programs. Given by emit.c: the table
+-- `programs` and program(), which prints parts of them as C.
+
+programmed = programs.keep or programs.score
+partly = masked or programs.keep -- tiles may be seen in part
+excluding = partly or programs.score
+
+-- How C is written where queries lie in the vectors: heads that share keys are
+-- rows, too. x: the score so far.
+local in_lanes = { lanes = "qhsd", rows = "qh", s = "x" }
+-- Where keys do: one row at a time.
+local in_row = { lanes = "ksd", rows = "qh", s = "x" }
+-- Of a whole tile: heads are a range, or come one by one.
+local of_tile = { rows = "qh" }
+local of_head = { rows = "q" }
+
+-- Part `show` of a program as C; `root` as program() has it.
+function printed(what, show, root, index)
+    local by = show:find("^verdict") and of_tile or show:find("^bounds") and of_head
+        or few and in_row or in_lanes
+    by.prefix, by.root, by.index = what .. "_", root, index
+    return program(what, show, by)
+end
+
+-- Emits the statements of a stage of up to two programs (false: none), `depth`
+-- blocks deep, after what they need to be declared.
+function part(show, depth, one, two)
+    local out = {}
+    for _, what in ipairs { one or two, one and two or nil } do
+        for line in (what and printed(what, show) or ""):gmatch("[^\n]+") do
+            out[#out + 1] = ("    "):rep(depth - 1) .. line
+        end
+    end
+    if (one or two) and has_template("cpu/stage/program/" .. show .. ".c.in") then
+        stage("program/" .. show)
+    end
+    if #out > 0 then
+        stage("program/lines", table.concat(out, "\n"))
+    end
+end
+
+-- A root as a vector, whatever it changes with.
+function printed_mask(what)
+    return "((ivec){0} + (" .. printed(what, "value") .. ")) != 0"
+end
+
+function printed_value(what, root, index)
+    return "(" .. printed(what, "value", root, index) .. ") - (vec){0}"
+end
+
+-- Does the mask, or does any program, take this operand?
+local function takes(what, operand)
+    local marked = { lanes = "qhsd", rows = "qh", [operand] = "THIS" }
+    for _, show in ipairs { "entry", "row", "key", "pair", "value" } do
+        if program(what, show, marked):find("THIS", 1, true) then
+            return true
+        end
+    end
+    return false
+end
+
+bounds_take_heads = programs.keep and takes("keep", "h")
+heads_in_programs = bounds_take_heads or programs.score and takes("score", "h")
+
+-- Tensors by dtype: C of an element at AT of p, as a number and as a lane.
+read_types = {
+    f32 = { type = "f32", lanes = "vec", element = "f32_any", load = "p[AT]" },
+    f16 = { type = "f32", lanes = "vec", element = "u16_any", load = "half_f32(p[AT])" },
+    i32 = { type = "i32", lanes = "ivec", element = "i32_any", load = "p[AT]" },
+    bool = { type = "i32", lanes = "ivec", element = "unsigned char", load = "(p[AT] != 0)",
+        lane = "-(p[AT] != 0)" },
+}
+
+function reads(dtype)
+    for _, t in ipairs(programs.tensors) do
+        if t.dtype == dtype then
+            return true
+        end
+    end
+    return false
+end
+
+-- The dtypes and ranks that programs read, each once.
+function read_kinds()
+    local out, seen = {}, {}
+    for _, t in ipairs(programs.tensors) do
+        local kind = { dtype = t.dtype, rank = t.rank, name = t.dtype .. "_" .. t.rank }
+        for key, value in pairs(read_types[t.dtype]) do
+            kind[key] = value
+        end
+        kind.lane = kind.lane or kind.load
+        kind.index = each(t.rank, ", i32 i#", "")
+        kind.vectors = each(t.rank, ", ivec i#", "")
+        kind.ranges = each(t.rank, ", struct range i#", "")
+        kind.at = t.rank > 0 and each(t.rank, "i# * t->step[#]", " + ") or "0"
+        kind.lane_at = kind.at:gsub("(i%d)", "%1[#]")
+        out[#out + 1] = not seen[kind.name] and kind or nil
+        seen[kind.name] = true
+    end
+    return out
+end
+
+-- Those whose ranges a verdict asks for.
+function look_kinds()
+    local out = {}
+    for _, kind in ipairs(read_kinds()) do
+        if kind.rank > 0 and kind.type == "i32" then
+            out[#out + 1] = kind
+        end
+    end
+    return out
+end
