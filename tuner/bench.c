@@ -75,8 +75,8 @@ static int one(Bench *b, Case *c) {
         return -1;
     put(&c->value, value);
     double peak = (before + peak_of(b, c)) / 2;
-    if (c->published > 0)
-        put(&c->ratio, c->published / value);
+    if (c->bound > 0)
+        put(&c->ratio, c->bound / value);
     if (c->rivals)
         put(&c->ratio, against_rivals(c, value));
     if (peak > 0) {

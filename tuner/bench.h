@@ -41,11 +41,14 @@ typedef struct Case {
     attnc_spec spec;   /* attention: what to run */
     attnc_shape shape; /* at which sizes */
     bool bnhd;         /* rows of all heads of a position lie together */
-    int part;          /* prepare: which of its times; memory: length */
+    int part;          /* prepare: which of its times; memory: length;
+                          sparse: so many cases before this is dense */
     const char *target, *tile; /* compile: for what, with what pinned */
-    bool alone;       /* on one thread, the time shared out as if to all */
-    double published; /* of others: the ratio is this over the value */
-    int rivals; /* so many cases before this one are slower, one hopes: the
+    bool alone; /* on one thread, the time shared out as if to all */
+    double
+        bound; /* what it is held against: the ratio is this over the value */
+    double density; /* of a pattern: kept blocks of all */
+    int rivals;     /* so many cases before this one are slower, one hopes: the
                  * ratio says how many times */
     bool failed;
     attnc_plan *plan;
@@ -95,6 +98,11 @@ const char *vector_name(void); /* "avx512f" | "avx2" | "baseline" */
 
 /* Fills b->cases with what the filter lets through. */
 int cases_make(Bench *b);
+/* The next case, or NULL when the filter leaves it out. */
+Case *case_add(Bench *b, const char *group, const char *unit, Sample *sample,
+               const char *name);
+/* 8 heads, n queries and keys. */
+void case_sizes(Case *c, int dtype, int d, int mask, int64_t n);
 /* Cuts the tensors of c out of b->arena into *a. */
 void case_tensors(const Bench *b, const Case *c, attnc_args *a);
 int64_t case_bytes(const Case *c);
@@ -129,6 +137,11 @@ int memory_child(const char *what, int64_t n);
 /* Is there an NVRTC, by what the command finds? */
 bool nvrtc_exists(const Bench *b);
 Sample sample_compile, sample_in_turn, sample_side_by_side;
+
+/* ---- sparse.c ---------------------------------------------------------- */
+
+void sparse_cases(Bench *b);
+Sample sample_allowed;
 
 /* ---- report.c ---------------------------------------------------------- */
 

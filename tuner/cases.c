@@ -7,14 +7,13 @@
 
 #include "gen.h"
 
-enum { HEADS = 8, CASES_MAX = 192 };
+enum { HEADS = 8, CASES_MAX = 240 };
 
 static const char *const dtypes[] = {"f32", "f16", "bf16"};
 static const char *const masks[] = {"none", "causal"};
 
-/* The next case, or NULL when the filter leaves it out. */
-static Case *add(Bench *b, const char *group, const char *unit, Sample *sample,
-                 const char *name) {
+Case *case_add(Bench *b, const char *group, const char *unit, Sample *sample,
+               const char *name) {
     Case *c = &b->cases[b->ncase];
     char whole[80];
     snprintf(whole, sizeof whole, "%s/%s", group, name);
@@ -30,7 +29,7 @@ static Case *add(Bench *b, const char *group, const char *unit, Sample *sample,
     return c;
 }
 
-static void sizes(Case *c, int dtype, int d, int mask, int64_t n) {
+void case_sizes(Case *c, int dtype, int d, int mask, int64_t n) {
     c->spec.dtype = dtype;
     c->spec.head_dim = d;
     c->spec.mask = mask;
@@ -48,10 +47,10 @@ static void forward(Bench *b, int dtype, const int *lengths) {
                 char name[48];
                 snprintf(name, sizeof name, "%s d%d %s n%d", dtypes[dtype], d,
                          masks[m], *n);
-                Case *c = add(b, "forward", "GFLOP/s", sample_flops, name);
+                Case *c = case_add(b, "forward", "GFLOP/s", sample_flops, name);
                 if (!c)
                     continue;
-                sizes(c, dtype, d, m, *n);
+                case_sizes(c, dtype, d, m, *n);
                 c->peak = dtype == ATTNC_BF16 && peak_bf16(1) > 0 ? PEAK_BF16
                                                                   : PEAK_FMA;
             }
@@ -66,10 +65,11 @@ static void backward(Bench *b) {
                     char name[48];
                     snprintf(name, sizeof name, "f32 d%d %s n%d heads%d", d,
                              masks[m], n, heads);
-                    Case *c = add(b, "backward", "GFLOP/s", sample_flops, name);
+                    Case *c =
+                        case_add(b, "backward", "GFLOP/s", sample_flops, name);
                     if (!c)
                         continue;
-                    sizes(c, ATTNC_F32, d, m, n);
+                    case_sizes(c, ATTNC_F32, d, m, n);
                     c->spec.pass = ATTNC_PASS_BWD;
                     c->shape.heads = c->shape.kv_heads = heads;
                     c->peak = PEAK_FMA;
@@ -85,10 +85,10 @@ static void strides(Bench *b) {
             snprintf(name, sizeof name, "%s d64 heads%d row%dB",
                      bnhd ? "bnhd" : "bhnd", heads[i],
                      bnhd ? heads[i] * 256 : 256);
-            Case *c = add(b, "strides", "GFLOP/s", sample_flops, name);
+            Case *c = case_add(b, "strides", "GFLOP/s", sample_flops, name);
             if (!c)
                 continue;
-            sizes(c, ATTNC_F32, 64, ATTNC_MASK_NONE, 2048);
+            case_sizes(c, ATTNC_F32, 64, ATTNC_MASK_NONE, 2048);
             c->shape.heads = c->shape.kv_heads = heads[i];
             c->bnhd = bnhd;
             c->peak = PEAK_FMA;
@@ -105,10 +105,10 @@ static void decode(Bench *b) {
         char name[48];
         snprintf(name, sizeof name, "%s d128 n16384 heads%d/%d",
                  dtypes[rows[i].dtype], rows[i].heads, rows[i].kv_heads);
-        Case *c = add(b, "decode", "GB/s", sample_bandwidth, name);
+        Case *c = case_add(b, "decode", "GB/s", sample_bandwidth, name);
         if (!c)
             continue;
-        sizes(c, rows[i].dtype, 128, ATTNC_MASK_NONE, 16384);
+        case_sizes(c, rows[i].dtype, 128, ATTNC_MASK_NONE, 16384);
         c->shape.seqlen_q = 1;
         c->shape.heads = rows[i].heads;
         c->shape.kv_heads = rows[i].kv_heads;
@@ -137,11 +137,12 @@ static void small(Bench *b) {
         for (int w = 0, rivals = 0; w < WAYS; w++) {
             char name[48];
             snprintf(name, sizeof name, "n%d: %s", n, ways[w].name);
-            Case *c =
-                !has_way(w) ? NULL : add(b, "small", "us", ways[w].us, name);
+            Case *c = !has_way(w)
+                          ? NULL
+                          : case_add(b, "small", "us", ways[w].us, name);
             if (!c)
                 continue;
-            sizes(c, ATTNC_F32, 64, ATTNC_MASK_NONE, n);
+            case_sizes(c, ATTNC_F32, 64, ATTNC_MASK_NONE, n);
             c->rivals = w == WAYS - 1 ? rivals : 0;
             rivals++;
         }
@@ -155,12 +156,12 @@ static void peers(Bench *b) {
                 char name[48];
                 snprintf(name, sizeof name, "f32 d64 %s n%d: %s", masks[m], n,
                          ways[w].name);
-                Case *c = !has_way(w)
-                              ? NULL
-                              : add(b, "peers", "GFLOP/s", ways[w].flops, name);
+                Case *c = !has_way(w) ? NULL
+                                      : case_add(b, "peers", "GFLOP/s",
+                                                 ways[w].flops, name);
                 if (!c)
                     continue;
-                sizes(c, ATTNC_F32, 64, m, n);
+                case_sizes(c, ATTNC_F32, 64, m, n);
                 c->peak = PEAK_FMA;
             }
 }
@@ -172,10 +173,10 @@ static void dropout(Bench *b) {
         char name[48];
         snprintf(name, sizeof name, "%s d%d %s n2048: %s", bwd ? "bwd" : "fwd",
                  d, masks[mask], i & 1 ? "dropout 0.1" : "none");
-        Case *c = add(b, "dropout", "us", sample_us, name);
+        Case *c = case_add(b, "dropout", "us", sample_us, name);
         if (!c)
             continue;
-        sizes(c, ATTNC_F32, d, mask, 2048);
+        case_sizes(c, ATTNC_F32, d, mask, 2048);
         c->spec.pass = bwd ? ATTNC_PASS_BWD : ATTNC_PASS_FWD;
         c->spec.dropout = c->rivals = i & 1;
     }
@@ -196,10 +197,10 @@ static void determinism(Bench *b) {
         char name[48];
         snprintf(name, sizeof name, "f32 d64 %s n%d: %s", masks[mask], n,
                  rows[way].name);
-        Case *c = add(b, "determinism", "us", sample_us, name);
+        Case *c = case_add(b, "determinism", "us", sample_us, name);
         if (!c)
             continue;
-        sizes(c, ATTNC_F32, 64, mask, n);
+        case_sizes(c, ATTNC_F32, 64, mask, n);
         c->spec.pass = ATTNC_PASS_BWD;
         c->shape.heads = c->shape.kv_heads = 1;
         c->tile = rows[way].tile;
@@ -227,11 +228,11 @@ static void around(Bench *b) {
         {"prepare", "attnc explain, a process", "ms", sample_explain, 0},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        Case *c =
-            add(b, rows[i].group, rows[i].unit, rows[i].sample, rows[i].name);
+        Case *c = case_add(b, rows[i].group, rows[i].unit, rows[i].sample,
+                           rows[i].name);
         if (!c)
             continue;
-        sizes(c, ATTNC_F32, 64, ATTNC_MASK_CAUSAL, 4096);
+        case_sizes(c, ATTNC_F32, 64, ATTNC_MASK_CAUSAL, 4096);
         c->part = rows[i].part;
     }
 }
@@ -246,7 +247,7 @@ static void memory(Bench *b) {
         {"backward, beyond tensors, n16384 d64", ATTNC_PASS_BWD, 16384},
     };
     for (int i = 0; i < 2; i++) {
-        Case *c = add(b, "memory", "MiB", sample_rss, rows[i].name);
+        Case *c = case_add(b, "memory", "MiB", sample_rss, rows[i].name);
         if (!c)
             continue;
         c->spec.pass = rows[i].pass;
@@ -267,13 +268,13 @@ static void table21(Bench *b) {
         char name[48];
         snprintf(name, sizeof name, "%s n%d, %s", dtypes[dtype], 128 << cell,
                  i < CELLS ? "counted" : "measured");
-        Case *c = add(b, "table21", "MiB",
-                      i < CELLS ? sample_counted : sample_table, name);
+        Case *c = case_add(b, "table21", "MiB",
+                           i < CELLS ? sample_counted : sample_table, name);
         if (!c)
             continue;
         c->spec.dtype = dtype;
         c->part = 128 << cell;
-        c->published = theirs[cell];
+        c->bound = theirs[cell];
     }
 }
 
@@ -299,14 +300,14 @@ static void compile(Bench *b) {
     for (int i = 0; i < ROWS; i++) {
         Case *c = rows[i].target[0] == 's' && !nvrtc
                       ? NULL
-                      : add(b, "compile", "ms",
-                            i == ROWS - 1   ? sample_side_by_side
-                            : i == ROWS - 2 ? sample_in_turn
-                                            : sample_compile,
-                            rows[i].name);
+                      : case_add(b, "compile", "ms",
+                                 i == ROWS - 1   ? sample_side_by_side
+                                 : i == ROWS - 2 ? sample_in_turn
+                                                 : sample_compile,
+                                 rows[i].name);
         if (!c)
             continue;
-        sizes(c, ATTNC_F16, rows[i].d, rows[i].mask, 1024);
+        case_sizes(c, ATTNC_F16, rows[i].d, rows[i].mask, 1024);
         c->target = rows[i].target;
         c->tile = rows[i].tile;
     }
@@ -328,6 +329,7 @@ int cases_make(Bench *b) {
     peers(b);
     dropout(b);
     determinism(b);
+    sparse_cases(b);
     around(b);
     memory(b);
     table21(b);

@@ -18,6 +18,9 @@ static const struct {
     {"dropout", "Dropout; so many times the speed without"},
     {"determinism", "Backward, 1 head, dQ summed in order; so many times the "
                     "speed without"},
+    {"sparse",
+     "Patterns; so many times faster than 1.15 of their share of dense"},
+    {"programs", "Masks as programs; so many times the built-in one's speed"},
     {"prepare", "Before the first launch"},
     {"compile", "Compiling for GPUs, which need not be here; cold"},
     {"memory", "Peak of a process beyond its tensors"},

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Cases of patterns and mask programs: against dense attention by the share of
+ * blocks they keep, and against the built-in mask they say the same as. */
+#include "bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "pattern.h"
+
+/* What a pattern that keeps a share s of the blocks may take: 1.15 s of the
+ * dense time, 0.5 % of it for what is skipped, 20 us to start. */
+static const double MORE = 1.15, SKIP = 0.005, START_US = 20;
+
+double sample_allowed(Bench *b, Case *c) {
+    const Case *dense = c - c->part;
+    const Series *s = &dense->value;
+    double us = sample_us(b, c);
+    if (us >= 0 && s->n)
+        c->bound = ((MORE * c->density + SKIP) * s->v[s->n - 1] + START_US);
+    return us;
+}
+
+/* Kept blocks of all blocks; < 0: no pattern of that text and length. */
+static double density_of(const char *text, int64_t block, int64_t n) {
+    Pattern p;
+    BlockList list;
+    Err e = {0};
+    if (pattern_parse(text, block, &p, &e) || pattern_size(&p, n, n, &e) ||
+        pattern_list(&p, 0, &list, &e))
+        return -1;
+    double density = blocks_density(&list);
+    blocks_free(&list);
+    return density;
+}
+
+static bool set_pattern(Case *c, const char *text, int block, int64_t n) {
+    char whole[96];
+    c->density = density_of(text, block, n);
+    snprintf(whole, sizeof whole, "%s block=%d", text, block);
+    return c->density > 0 &&
+           !attnc_program_create(whole, ATTNC_PATTERN, &c->spec.sparsity);
+}
+
+static const char *const texts[] = {"butterfly:m=3", "longformer:window=7",
+                                    "fixed:stride=8"};
+
+static void pattern(Bench *b, const Case *dense, const char *text, int block) {
+    char name[48];
+    snprintf(name, sizeof name, "%.*s%s block %d",
+             (int)strcspn(dense->name, "d"), dense->name, text, block);
+    Case *c = case_add(b, "sparse", "us", sample_allowed, name);
+    if (!c)
+        return;
+    c->spec = dense->spec;
+    c->shape = dense->shape;
+    c->part = (int)(c - dense);
+    if (!set_pattern(c, text, block, c->shape.seqlen_q))
+        b->ncase--;
+}
+
+/* The dense case first, for the bound of the others. */
+static void patterns(Bench *b, int pass, int64_t n, int least_block) {
+    char name[48];
+    snprintf(name, sizeof name, "%s n%lld dense",
+             pass == ATTNC_PASS_BWD ? "BWD" : "FWD", (long long)n);
+    Case *dense = case_add(b, "sparse", "us", sample_us, name);
+    if (!dense)
+        return;
+    case_sizes(dense, ATTNC_F32, 64, ATTNC_MASK_NONE, n);
+    dense->spec.pass = pass;
+    for (int block = 64; block >= least_block; block /= 2)
+        for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
+            pattern(b, dense, texts[i], block);
+}
+
+/* A mask that is built in, then the same as a program. */
+static void programs(Bench *b, int d, int64_t n) {
+    for (int i = 0; i < 2; i++) {
+        char name[48];
+        snprintf(name, sizeof name, "d%d n%lld causal, %s", d, (long long)n,
+                 i ? "as a program" : "built in");
+        Case *c = case_add(b, "programs", "us", sample_us, name);
+        if (!c)
+            continue;
+        case_sizes(c, ATTNC_F32, d, ATTNC_MASK_CAUSAL, n);
+        c->rivals = i;
+        c->spec.mask = i ? ATTNC_MASK_PROGRAM : ATTNC_MASK_CAUSAL;
+        if (i &&
+            attnc_program_create("k <= q", ATTNC_MASK, &c->spec.mask_program))
+            b->ncase--;
+    }
+}
+
+void sparse_cases(Bench *b) {
+    for (int64_t n = 4096; n <= 16384; n *= 2)
+        patterns(b, ATTNC_PASS_FWD, n, n == 4096 ? 16 : 64);
+    patterns(b, ATTNC_PASS_BWD, 4096, 64);
+    for (int d = 64; d <= 128; d += 64)
+        programs(b, d, 4096);
+}
