@@ -129,17 +129,21 @@ const Step *plan_bwd_main(const Plan *p);
  * family's only legal `rows` is BUILTIN_ROWS; grid BATCH, KV_HEADS, ROWS /
  * BUILTIN_ROWS, items numbered as those of fwd. */
 enum { BUILTIN_ROWS = 64, BUILTIN_KEYS = 64, BUILTIN_LANES = 8 };
-/* Its scratch per worker: Q and O transposed, K, V, two blocks of scores; of a
- * backward Q, dO, dQ, Q and dO as they are, K, V, dK, dV, four of scores. */
+/* Bytes of the values of a spec's programs at one pair: spec_program.c. */
+int64_t spec_values_bytes(const attnc_spec *s);
+/* Its scratch per worker: these values, Q and O transposed, K, V, two blocks
+ * of scores; of a backward Q, dO, dQ, Q and dO as they are, K, V, dK, dV, four
+ * of scores. */
 static inline int64_t builtin_scratch(const attnc_spec *s) {
     int64_t d = s->head_dim, dv = s->head_dim_v ? s->head_dim_v : d;
     int64_t row = (d + 3) / 4 * 4 + (dv + 3) / 4 * 4;
     if (s->pass == ATTNC_PASS_BWD)
-        return 4 * ((3 * BUILTIN_ROWS + 2 * BUILTIN_KEYS) * row +
+        return spec_values_bytes(s) +
+               4 * ((3 * BUILTIN_ROWS + 2 * BUILTIN_KEYS) * row +
                     4 * BUILTIN_KEYS * BUILTIN_LANES);
     int64_t floats = (BUILTIN_ROWS + BUILTIN_KEYS) * (d + (dv + 3) / 4 * 4) +
                      2 * BUILTIN_KEYS * BUILTIN_LANES;
-    return floats * 4;
+    return spec_values_bytes(s) + floats * 4;
 }
 
 #endif

@@ -155,7 +155,7 @@ typedef struct Extent {
 /* clang-format off */
 #define ROLE_LIST(X)                                                           \
     X(fwd) X(fwd_split) X(combine)                                             \
-    X(delta) X(bwd) X(bwd_dkdv) X(bwd_dq) X(dq_sum) X(dsink)
+    X(delta) X(bwd) X(bwd_dkdv) X(bwd_dq) X(dq_sum) X(dsink) X(dtensor)
 enum role {
 #define X(name) ROLE_##name,
     ROLE_LIST(X)

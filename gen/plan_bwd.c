@@ -4,7 +4,8 @@
  *   delta     rowsum(dO O) - dLSE of every query row
  *   bwd       dK, dV and `parts` partial sums of dQ; then dq_sum adds these
  *   bwd_dkdv, bwd_dq   the same in two passes, each alone in what it writes
- *   dsink     the gradient of the sinks */
+ *   dsink     the gradient of the sinks
+ *   dtensor   those of the tensors that a score program reads */
 #include <stdio.h>
 #include <string.h>
 
@@ -17,6 +18,8 @@ int plan_bwd_roles(const attnc_spec *s, const Tile *t, int role[PLAN_STEPS]) {
         role[n++] = ROLE_bwd_dq;
         if (s->sink)
             role[n++] = ROLE_dsink;
+        if (s->tensor_grads)
+            role[n++] = ROLE_dtensor;
         return n;
     }
     role[n++] = ROLE_delta;
@@ -69,6 +72,8 @@ Extent plan_bwd_grid(const Step *s) {
         return extent(DIM_ROWS, v[T_cpu_bwd_block_q]);
     case ROLE_dsink:
         return (Extent){{{DIM_HEADS, heads}, {DIM_ONE, 1}}};
+    case ROLE_dtensor:
+        return (Extent){{{DIM_ONE, 1}}};
     default:
         return extent(DIM_ROWS, v[T_cpu_rows_rows]);
     }

@@ -90,6 +90,13 @@ static int parse_pattern(const char *text, Pattern *p, Err *e) {
     return pattern_parse(name, block, p, e);
 }
 
+/* Tensors that nobody reads are in no canonical text: two programs that share
+ * it must not differ in them. */
+static void keep_what_is_read(const char *canonical, attnc_program *p, Err *e) {
+    program_free(&p->graph);
+    program_parse(canonical, p->kind, NULL, 0, &p->graph, e);
+}
+
 int program_intern(const char *text, int kind, const ProgramTensor *known,
                    int nknown, const attnc_program **out, Err *e) {
     attnc_program p = {.kind = kind};
@@ -108,6 +115,8 @@ int program_intern(const char *text, int kind, const ProgramTensor *known,
         program_print(&p.graph, &canonical);
     if (canonical.bad)
         str_free(&canonical);
+    else if (kind != PROGRAM_PATTERN)
+        keep_what_is_read(canonical.text, &p, e);
     p.text = canonical.text;
     *out = intern_add(&p, e);
     return e->code;

@@ -300,6 +300,15 @@ unsigned spec_grads_possible(const attnc_spec *s) {
     return possible;
 }
 
+int64_t spec_values_bytes(const attnc_spec *s) {
+    const Program *keep = spec_keep(s), *score = spec_score(s);
+    const ProgramGrad *grads =
+        s->pass == ATTNC_PASS_BWD ? spec_score_grad(s) : NULL;
+    int64_t n = keep ? keep->count : 0;
+    n += grads ? grads->p.count : score ? score->count : 0;
+    return (n * (int64_t)sizeof(double) + 63) / 64 * 64;
+}
+
 /* ---- checks ------------------------------------------------------------ */
 
 static int check_kind(const attnc_program *p, int kind, const char *field,

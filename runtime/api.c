@@ -155,10 +155,9 @@ static int check_compiler(Run *r) {
 static void take_builtin(const Plan *p, Kernel *k) {
     static void (*const entries[ROLE_COUNT])(const uint64_t *, char *,
                                              int64_t) = {
-        [ROLE_fwd] = builtin_fwd,
-        [ROLE_bwd_dkdv] = builtin_bwd_dkdv,
-        [ROLE_bwd_dq] = builtin_bwd_dq,
-        [ROLE_dsink] = builtin_dsink,
+        [ROLE_fwd] = builtin_fwd,         [ROLE_bwd_dkdv] = builtin_bwd_dkdv,
+        [ROLE_bwd_dq] = builtin_bwd_dq,   [ROLE_dsink] = builtin_dsink,
+        [ROLE_dtensor] = builtin_dtensor,
     };
     *k = (Kernel){.backend = &backend_cpu, .compiler = "builtin"};
     for (int i = 0; i < p->nstep; i++)

@@ -89,6 +89,8 @@ static void sub_block(Item *t, int u, int64_t j, int n, bool finite) {
     score(t, u, j, n);
     if (!all)
         mask(t, u, j, n);
+    if (t->has_programs)
+        bend_scores(t, u, j, n);
     if (!finite)
         memcpy(t->seen, t->s, (size_t)n * LANES * 4);
     softmax(t, u, n, ot);
@@ -122,7 +124,7 @@ static void store_row(const Item *t, int r) {
 }
 
 static void carve(Item *t, char *scratch) {
-    t->qt = (float *)scratch;
+    t->qt = (float *)open_programs(t, scratch);
     t->ot = t->qt + ROWS * t->d;
     t->v = t->ot + ROWS * t->dv4;
     t->k = t->v + KEYS * t->dv4;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The precompiled backward, in two passes that share no sums: bwd_dkdv has a
  * block of keys and goes over the rows, bwd_dq has a block of rows and goes
- * over the keys. Each recomputes P and dS from Q, K, V, dO, LSE. */
+ * over the keys. Each recomputes P and dS from Q, K, V, dO, LSE; so does a
+ * third for the tensors that a score program reads. */
 #include "builtin_item.h"
 
 /* An item beside its gradients. K and V lie as in the forward; rows of a
@@ -9,17 +10,20 @@
 typedef struct Back {
     Item t;
     int d4;
-    float *dot, *dqt;  /* [sub][dim][lane] */
-    float *q, *dout;   /* [row][d4], [row][dv4] */
-    float *dk, *dv;    /* [key][d4], [key][dv4] */
-    float *dp, *z;     /* [key][lane]; what dropout multiplies by */
-    bool finite[SUBS]; /* Q and dO of a sub-block */
+    float *dot, *dqt;        /* [sub][dim][lane] */
+    float *q, *dout;         /* [row][d4], [row][dv4] */
+    float *dk, *dv;          /* [key][d4], [key][dv4] */
+    float *dp, *z;           /* [key][lane]; what dropout multiplies by */
+    bool finite[SUBS];       /* Q and dO of a sub-block */
+    bool seen[KEYS * LANES]; /* [key][lane]: pairs of the sub-block at hand */
+    bool tensors;            /* dS is that of the score that programs made of */
+    float raw[KEYS * LANES]; /* these scores */
     _Alignas(64) float lse[ROWS], delta[ROWS];
 } Back;
 
 static void carve(Back *b, char *scratch) {
     Item *t = &b->t;
-    float *at = (float *)scratch;
+    float *at = (float *)open_programs(t, scratch);
     const struct {
         float **to;
         int floats;
@@ -39,6 +43,7 @@ static void carve(Back *b, char *scratch) {
 static int64_t open_back(Back *b, const uint64_t *args, char *scratch,
                          int64_t item, int64_t blocks, int64_t *block) {
     int64_t offset = open_item(&b->t, args, item, blocks, block);
+    b->tensors = false;
     b->d4 = (b->t.d + 3) / 4 * 4;
     carve(b, scratch);
     return offset;
@@ -126,12 +131,24 @@ static void weights(Back *b, int u, int n) {
             if (t->drop.threshold)
                 z = *(const f4 *)(b->z + at);
             f4 ds = p * (*dp * z - delta);
-            if (t->spec->softcap)
+            if (!b->tensors && (t->spec->softcap || t->programs.score))
                 ds *= *(const f4 *)(t->bend + at);
             *s = pick(x == -INFINITY, (f4){0}, p * z);
             *dp = pick(x == -INFINITY, (f4){0}, ds);
         }
     }
+}
+
+/* Which pairs see each other; the slope of their scores begins as 1. */
+static void open_slopes(Back *b, int n) {
+    Item *t = &b->t;
+    for (int i = 0; i < n * LANES && !t->spec->softcap; i++)
+        t->bend[i] = 1;
+}
+
+static void find_seen(Back *b, int n) {
+    for (int i = 0; i < n * LANES; i++)
+        b->seen[i] = b->t.s[i] != -INFINITY;
 }
 
 /* P and dS of sub-block u against keys [j, j + n); false: none is seen.
@@ -148,9 +165,16 @@ static bool recompute(Back *b, int u, int64_t j, int n, bool *all) {
         return false;
     dots(t->k, t->d, t->d, t->qt + u * t->d * LANES, n, t->s);
     dots(t->v, t->dv4, t->dv, b->dot + u * t->dv * LANES, n, b->dp);
+    open_slopes(b, n);
     score(t, u, j, n);
     if (!*all)
         mask(t, u, j, n);
+    if (b->tensors)
+        memcpy(b->raw, t->s, (size_t)n * LANES * 4);
+    if (t->has_programs)
+        bend_scores(t, u, j, n);
+    find_seen(b, n);
+    *all = *all && !t->has_programs;
     if (t->drop.threshold)
         draw(b, u, j, n);
     weights(b, u, n);
@@ -159,13 +183,8 @@ static bool recompute(Back *b, int u, int64_t j, int n, bool *all) {
 
 /* ---- dQ ---------------------------------------------------------------- */
 
-/* Does lane x of sub-block u see key j? */
-static bool sees(const Item *t, int u, int x, int64_t j) {
-    return t->lo[u * LANES + x] <= j && j < t->hi[u * LANES + x];
-}
-
 /* dQ^T += K^T dS^T; `each`: hidden keys take no part, not even as 0 times. */
-static void add_dq(Back *b, int u, int64_t j, int n, bool each) {
+static void add_dq(Back *b, int u, int n, bool each) {
     const Item *t = &b->t;
     float *dqt = b->dqt + u * t->d * LANES;
     for (int r = 0; r < n; r++) {
@@ -176,7 +195,7 @@ static void add_dq(Back *b, int u, int64_t j, int n, bool each) {
             *(f4 *)(dqt + c * LANES + HALF) += k[c] * d1;
         }
         for (int x = 0; x < LANES && each; x++)
-            for (int c = 0; c < t->d && sees(t, u, x, j + r); c++)
+            for (int c = 0; c < t->d && b->seen[r * LANES + x]; c++)
                 dqt[c * LANES + x] += k[c] * ds[x];
     }
 }
@@ -210,7 +229,7 @@ void builtin_bwd_dq(const uint64_t *args, char *scratch, int64_t item) {
         bool finite = all_finite(t->k, n * t->d);
         for (int u = 0; u * LANES < t->rows; u++)
             if (recompute(&b, u, j, n, &all))
-                add_dq(&b, u, j, n, !finite && !all);
+                add_dq(&b, u, n, !finite && !all);
     }
     store_dq(&b);
 }
@@ -222,12 +241,12 @@ static void add_row(float *to, const float *row, int width4, float x) {
         *(f4 *)(to + c) += x * *(const f4 *)(row + c);
 }
 
-static void add_dkdv(Back *b, int u, int64_t j, int n, bool each) {
+static void add_dkdv(Back *b, int u, int n, bool each) {
     const Item *t = &b->t;
     for (int r = 0; r < n; r++) {
         for (int x = 0; x < LANES; x++) {
             int row = u * LANES + x, at = r * LANES + x;
-            if (each && !sees(t, u, x, j + r))
+            if (each && !b->seen[at])
                 continue;
             add_row(b->dk + r * b->d4, b->q + row * b->d4, b->d4, b->dp[at]);
             add_row(b->dv + r * t->dv4, b->dout + row * t->dv4, t->dv4,
@@ -279,7 +298,7 @@ void builtin_bwd_dkdv(const uint64_t *args, char *scratch, int64_t item) {
         load_rows(&b);
         for (int u = 0; u * LANES < t->rows; u++)
             if (recompute(&b, u, j, n, &all))
-                add_dkdv(&b, u, j, n, !b.finite[u] && !all);
+                add_dkdv(&b, u, n, !b.finite[u] && !all);
     }
     store_keys(&b, j, all_n);
 }
@@ -307,4 +326,104 @@ void builtin_dsink(const uint64_t *args, char *scratch, int64_t item) {
     float x = (float)sum;
     memcpy((char *)(uintptr_t)t.slot[AT_dsink] + 4 * item, &x, 4);
     (void)scratch;
+}
+
+/* ---- gradients of tensors ---------------------------------------------- */
+
+/* Each read of a score: its tensor in the launch's arguments. */
+typedef struct Reads {
+    const ProgramGrad *grads;
+    const attnc_array *array[PROGRAM_READS];
+} Reads;
+
+static Reads open_reads(const Item *t) {
+    const attnc_args *a = pointer(t, AT_args);
+    Reads x = {.grads = spec_score_grad(t->spec)};
+    for (int i = 0; i < x.grads->nread; i++) {
+        const char *name = x.grads->p.tensor[x.grads->read[i].tensor].name;
+        x.array[i] = a->tensors;
+        while (strcmp(x.array[i]->name, name))
+            x.array[i]++;
+    }
+    return x;
+}
+
+static void zero_grads(const attnc_args *a) {
+    for (int64_t i = 0; i < a->tensor_count; i++) {
+        const attnc_array *x = &a->tensors[i];
+        int64_t n = 1;
+        for (int d = 0; d < x->rank; d++)
+            n *= x->n[d];
+        if (x->grad)
+            memset(x->grad, 0, (size_t)n * sizeof(float));
+    }
+}
+
+/* The element that was read; NULL: it lay outside. */
+static float *element_of(const Reads *x, int i, const double *value) {
+    const ReadGrad *r = &x->grads->read[i];
+    const attnc_array *a = x->array[i];
+    int64_t at = 0;
+    for (int d = 0; d < a->rank; d++) {
+        double index = value[x->grads->p.node[r->read].arg[d]];
+        if (index < 0 || index >= (double)a->n[d])
+            return NULL;
+        at = at * a->n[d] + (int64_t)index;
+    }
+    return a->grad + at;
+}
+
+static void add_pair(const Reads *x, const double *value, float ds) {
+    for (int i = 0; i < x->grads->nread; i++) {
+        float *to = element_of(x, i, value);
+        if (to)
+            *to += ds * (float)value[x->grads->read[i].grad];
+    }
+}
+
+static void add_tensors(Back *b, const Reads *reads, int u, int64_t j, int n) {
+    Item *t = &b->t;
+    for (int x = 0; x < LANES && u * LANES + x < t->rows; x++) {
+        int64_t row = t->row[u * LANES + x];
+        open_pairs(t, t->hk * t->group + row % t->group, row / t->group);
+        for (int r = 0; r < n; r++) {
+            int at = r * LANES + x;
+            if (b->seen[at] && b->dp[at] != 0)
+                add_pair(
+                    reads,
+                    pair_values(&t->programs.score_values, j + r, b->raw[at]),
+                    b->dp[at]);
+        }
+    }
+}
+
+/* One entry's rows of a key head against its keys. */
+static void tensor_entry(Back *b, const Reads *reads, int64_t offset) {
+    Item *t = &b->t;
+    for (int64_t r0 = 0; open_rows(t, r0, offset); r0 += ROWS) {
+        load_rows(b);
+        for (int64_t j = t->begin; j < t->end; j += KEYS) {
+            int n = (int)(t->end - j < KEYS ? t->end - j : KEYS);
+            bool all;
+            load_block(t, j, n);
+            for (int u = 0; u * LANES < t->rows; u++)
+                if (recompute(b, u, j, n, &all))
+                    add_tensors(b, reads, u, j, n);
+        }
+    }
+}
+
+/* All in one item: every pair may add to any element, in one order. */
+void builtin_dtensor(const uint64_t *args, char *scratch, int64_t item) {
+    Back b = {.t = {.slot = args}};
+    int64_t heads = length(&b.t, AT_kv_heads), block;
+    b.t.spec = pointer(&b.t, AT_spec);
+    zero_grads(pointer(&b.t, AT_args));
+    Reads reads = open_reads(&b.t);
+    for (int64_t i = 0; i < length(&b.t, AT_batch) * heads; i++) {
+        int64_t offset = open_back(&b, args, scratch, i, 1, &block);
+        b.tensors = true;
+        tensor_entry(&b, &reads, offset);
+    }
+    (void)item;
 }

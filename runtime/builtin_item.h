@@ -10,6 +10,7 @@
 
 #include "convert.h"
 #include "dropout.h"
+#include "program.h"
 #include "runtime.h"
 
 enum { ROWS = BUILTIN_ROWS, KEYS = BUILTIN_KEYS, LANES = BUILTIN_LANES };
@@ -33,6 +34,22 @@ enum slot {
 };
 #undef PARAM
 
+/* Values of a program at one row, and the tensors it reads. */
+typedef struct Values {
+    const Program *p;
+    int last;
+    double *value;
+    ProgramEnv env;
+    ProgramArray array[PROGRAM_TENSORS];
+} Values;
+
+/* Of a spec; those that it has not are NULL. */
+typedef struct Programs {
+    const Program *keep, *score;
+    const ProgramGrad *grads; /* of a backward with a score */
+    Values keep_values, score_values;
+} Programs;
+
 /* What an item works on. Lane arrays have one entry per row of the block. */
 typedef struct Item {
     const uint64_t *slot;
@@ -48,11 +65,27 @@ typedef struct Item {
     int64_t diagonal[ROWS];     /* its position plus the offset */
     float slope[ROWS];
     _Alignas(64) float max[ROWS], sum[ROWS];
-    float *qt, *ot;  /* [sub][dim][lane] */
-    float *k, *v;    /* [key][d], [key][dv4] */
-    float *s, *seen; /* [key][lane]; scores kept before exp */
-    float *bend;     /* [key][lane] derivative of the softcap, or NULL */
+    float *qt, *ot;      /* [sub][dim][lane] */
+    float *k, *v;        /* [key][d], [key][dv4] */
+    float *s, *seen;     /* [key][lane]; scores kept before exp */
+    float *bend;         /* [key][lane] derivative of the score, or NULL */
+    int64_t all, offset; /* keys of the entry, lens_k aside; its diagonal's */
+    bool has_programs;
+    Programs programs;
 } Item;
+
+/* ---- builtin_program.c ------------------------------------------------- */
+
+/* Finds the spec's programs; their values lie at the begin of the scratch,
+ * whose rest is returned. */
+char *open_programs(Item *t, char *scratch);
+/* From here on pairs are those of query i of head h. */
+void open_pairs(Item *t, int64_t h, int64_t i);
+bool pair_kept(Item *t, int64_t j);
+/* Every value of the score's graph for key j with score s. */
+const double *pair_values(Values *v, int64_t j, float s);
+/* What programs make of the masked scores of sub-block u: -inf excludes. */
+void bend_scores(Item *t, int u, int64_t j, int n);
 
 /* ---- slots ------------------------------------------------------------- */
 
@@ -221,6 +254,8 @@ static inline int64_t open_entry(Item *t) {
         offset = all - t->nq;
     else if (length(t, AT_mask_offset_mode) == ATTNC_OFFSET_LEN)
         offset = t->nk - t->nq;
+    t->all = all;
+    t->offset = offset;
     return offset;
 }
 

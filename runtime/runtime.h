@@ -346,6 +346,7 @@ void builtin_fwd(const uint64_t *args, char *scratch, int64_t item);
 void builtin_bwd_dkdv(const uint64_t *args, char *scratch, int64_t item);
 void builtin_bwd_dq(const uint64_t *args, char *scratch, int64_t item);
 void builtin_dsink(const uint64_t *args, char *scratch, int64_t item);
+void builtin_dtensor(const uint64_t *args, char *scratch, int64_t item);
 
 /* ---- templates.c ------------------------------------------------------- */
 

@@ -48,7 +48,6 @@ OPTIONS = (
     (("--mask", "causal:x"), ("br", "len")),
     (("--mask", "causal:len"), ("--lens-k",)),
     (("--mask", "prefix:inf"), ("inf",)),
-    (("--mask", "expr:k <= q"), ("not in this version", "causal")),
     (("--scale", "nan"), ("--scale",)),
     (("--scale", "1e39"), ("--scale",)),
     (("--softcap", "0"), ("--softcap", "> 0")),
@@ -86,8 +85,6 @@ OPTIONS = (
     (("--tile", "block_q=1000000"), ("block_q",)),
     (("--pass", "sideways"), ("sideways", "fwd")),
 )
-LATER = (("--score", "s"), ("--tensor", "t=f.npy"), ("--bias", "b.npy"),
-         ("--sparsity", "strided"), ("--sparsity-block", "64"))
 
 
 class Requests(Case):
@@ -96,16 +93,6 @@ class Requests(Case):
             for verb in ("run", "explain"):
                 with self.subTest(verb=verb, args=args):
                     self.refused(verb, *args, says=says)
-
-    def test_known_options_of_later_versions(self):
-        for args in LATER:
-            for verb in ("run", "explain", "emit"):
-                with self.subTest(verb=verb, args=args):
-                    self.refused(verb, *args,
-                                 says=(args[0], "not in this version"))
-        for verb, *args in (("explain", "--print-blocks"),
-                            ("explain", "--head", "0")):
-            self.refused(verb, *args, says=(args[0], "not in this version"))
 
     def test_verbs(self):
         self.refused("rnu", says=("rnu", "nearest: run"))

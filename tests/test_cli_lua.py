@@ -93,7 +93,8 @@ class Lua(Case):
         self.bad("return { heads = 0 }", "heads", "nearest accepted: 1")
         self.bad("return { mask = 'casual' }", "mask", "nearest: causal")
         self.bad("return { dropout = 1.5 }", "dropout", "0 <= P < 1")
-        self.bad("return { bias = 'b.npy' }", "bias", "not in this version")
+        spec = self.spec("return { bias = 'none.npy' }")
+        self.refused("explain", "--spec", spec, says="none.npy")
         for key in ("spec", "json", "out", "check", "help"):
             self.bad("return { %s = 'x' }" % key, key)
 

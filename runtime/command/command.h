@@ -10,6 +10,8 @@
 #include "attnc.h"
 #include "gen.h"
 #include "npy.h"
+#include "pattern.h"
+#include "program.h"
 #include "reference.h"
 #include "runtime.h"
 
@@ -34,7 +36,7 @@ enum verb {
 };
 /* clang-format on */
 
-enum option_kind { FIELD, TEXT, MAYBE, FLAG, LATER };
+enum option_kind { FIELD, TEXT, MAYBE, FLAG, LIST };
 enum option_verbs {
     RUN = 1 << VERB_run,
     EXPLAIN = 1 << VERB_explain,
@@ -74,7 +76,9 @@ typedef struct Options {
     Given given[OPT_COUNT];
     const char *word[2]; /* what is not an option, e.g. cache's `ls` */
     int nword;
-    Str lua; /* owns the values of a Lua spec file */
+    Str lua;                    /* owns the values of a Lua spec file */
+    Given tensor[SPEC_TENSORS]; /* "NAME=FILE" each */
+    int ntensor;
 } Options;
 
 const Option *option_at(int id);
@@ -139,7 +143,16 @@ enum tensor {
     TENSORS
 };
 /* Files that may be given: tensors and per-head vectors. */
-enum file { FILE_q, FILE_k, FILE_v, FILE_dout, FILE_sink, FILE_alibi, FILES };
+enum file {
+    FILE_q,
+    FILE_k,
+    FILE_v,
+    FILE_dout,
+    FILE_sink,
+    FILE_alibi,
+    FILE_bias,
+    FILES
+};
 
 /* What is asked for, whole and checked. */
 typedef struct Problem {
@@ -157,6 +170,15 @@ typedef struct Problem {
     uint64_t seed;   /* of random inputs */
     int threads;     /* 0: the default */
     Npy file[FILES]; /* fd -1: not given */
+    struct {
+        ProgramTensor is;
+        Npy file;
+    } tensor[SPEC_TENSORS]; /* files that programs read */
+    int ntensor;
+    Pattern pattern; /* of spec.sparsity; without lengths */
+    Npy lists[2];    /* of bsr: indptr, indices */
+    char *list_path; /* of the first */
+    int32_t *pattern_at, *pattern_index;
 } Problem;
 
 int problem_make(const Options *o, Problem *p, Err *e);
@@ -173,6 +195,41 @@ double problem_pairs(const Problem *p);
 /* "causal:br", or "window:128,0,br": the mask with its numbers. */
 void problem_mask_text(const Problem *p, Str *out);
 
+/* Rows and keys of an entry or sequence. */
+void problem_lengths(const Problem *p, int64_t b, int64_t *nq, int64_t *nk);
+/* Says that size `id` is n; a fault if another number was said before. */
+int problem_meet(Problem *p, int id, int64_t n, const char *from, Err *e);
+
+/* ---- programs.c -------------------------------------------------------- */
+
+/* Opens the files of --tensor and --bias and of a bsr pattern. */
+int programs_open(const Options *o, Problem *p, Err *e);
+/* "expr:" -> spec.mask_program. */
+int programs_mask(const Options *o, const char *text, Problem *p, Err *e);
+/* --score, --bias, --sparsity -> the spec. */
+int programs_parse(const Options *o, Problem *p, Err *e);
+/* Of a spec that is whole: every tensor has its file and every file is read
+ * (a run; else what is missing is no fault). Sets tensor_grads. */
+int programs_finish(const Options *o, Problem *p, Err *e);
+/* Which of p->tensor has that name; -1: none. */
+int problem_tensor_file(const Problem *p, const char *name);
+
+/* ---- tensors.c --------------------------------------------------------- */
+
+/* What programs read, in host memory. */
+typedef struct Tensors {
+    attnc_array of[SPEC_TENSORS];    /* with gradients that are asked for */
+    attnc_array plain[SPEC_TENSORS]; /* without them, for a forward */
+    char name[SPEC_TENSORS][PROGRAM_NAME];
+    int count;
+    bool missing; /* one was not given */
+} Tensors;
+
+int tensors_make(Problem *p, Tensors *t, Err *e);
+void tensors_free(Tensors *t);
+/* Reads the lists of --sparsity bsr: into p->pattern. */
+int pattern_read_lists(Problem *p, Err *e);
+
 /* ---- mask.c ------------------------------------------------------------ */
 
 /* "window:128,0,br" -> spec.mask and the numbers. */
@@ -185,6 +242,7 @@ typedef struct Inputs {
     void *data[TENSORS];
     float *lse, *sink, *slopes, *dsink;
     int64_t lse_count;
+    Tensors tensors;
 } Inputs;
 
 int inputs_make(Problem *p, Inputs *in, attnc_args *a, Err *e);
@@ -276,6 +334,7 @@ typedef struct Run {
     Inputs in;
     attnc_args args;   /* in the host's memory */
     attnc_args device; /* the same in the device's, if it has its own */
+    Tensors device_tensors;
     attnc_context *ctx;
     attnc_plan *plan; /* of the last pass: the one that is asked for */
     attnc_plan_info info;

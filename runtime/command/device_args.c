@@ -44,6 +44,73 @@ static void **place(attnc_args *a, const Array *x) {
     return (void **)((char *)a + x->place);
 }
 
+/* ---- tensors that programs read ---------------------------------------- */
+
+/* Elements as far as strides reach, and of the dense gradient. */
+static void array_bytes(const attnc_array *x, size_t *data, size_t *grad) {
+    int64_t far = 1, n = 1;
+    for (int d = 0; d < x->rank; d++) {
+        far += x->n[d] > 1 ? (x->n[d] - 1) * x->stride[d] : 0;
+        n *= x->n[d];
+    }
+    *data = (size_t)(far * npy_array_bytes(x->dtype));
+    *grad = (size_t)n * sizeof(float);
+}
+
+static int move_in(const Kernel *k, const void *host, size_t bytes, void **to,
+                   Err *e) {
+    const Memory *m = k->backend->memory;
+    int rc = m->alloc(k, bytes + 64, to, e);
+    return rc ? rc : m->copy(k, *to, host, bytes, e);
+}
+
+static int make_tensors(Run *r, Err *e) {
+    const Kernel *k = &r->plan->module->kernel;
+    const Tensors *host = &r->in.tensors;
+    Tensors *to = &r->device_tensors;
+    *to = *host;
+    for (int i = 0; i < to->count; i++) {
+        to->of[i].data = NULL;
+        to->of[i].grad = NULL;
+    }
+    for (int i = 0; i < host->count && !e->code; i++) {
+        size_t data, grad;
+        array_bytes(&host->of[i], &data, &grad);
+        move_in(k, host->of[i].data, data, (void **)&to->of[i].data, e);
+        if (!e->code && host->of[i].grad)
+            move_in(k, host->of[i].grad, grad, (void **)&to->of[i].grad, e);
+    }
+    for (int i = 0; i < to->count; i++) {
+        to->plain[i] = to->of[i];
+        to->plain[i].grad = NULL;
+    }
+    r->device.tensors = to->of;
+    return e->code;
+}
+
+static int fetch_tensors(Run *r, Err *e) {
+    const Kernel *k = &r->plan->module->kernel;
+    const Tensors *host = &r->in.tensors;
+    for (int i = 0; i < host->count && !e->code; i++) {
+        size_t data, grad;
+        array_bytes(&host->of[i], &data, &grad);
+        if (host->of[i].grad)
+            k->backend->memory->copy(k, host->of[i].grad,
+                                     r->device_tensors.of[i].grad, grad, e);
+    }
+    return e->code;
+}
+
+static void free_tensors(Run *r) {
+    const Kernel *k = &r->plan->module->kernel;
+    for (int i = 0; i < r->device_tensors.count; i++) {
+        k->backend->memory->free(k, (void *)r->device_tensors.of[i].data);
+        k->backend->memory->free(k, r->device_tensors.of[i].grad);
+    }
+}
+
+/* ---- all --------------------------------------------------------------- */
+
 /* Outputs go along: they hold NaN until they are written. */
 int device_args_make(Run *r, Err *e) {
     const Kernel *k = &r->plan->module->kernel;
@@ -62,7 +129,7 @@ int device_args_make(Run *r, Err *e) {
         if (!rc && wanted && all[i].input)
             rc = m->copy(k, *to, host, (size_t)all[i].bytes, e);
     }
-    return rc;
+    return rc ? rc : make_tensors(r, e);
 }
 
 /* What a launch writes, as far as it is there. */
@@ -87,7 +154,7 @@ int device_args_fetch(Run *r, Err *e) {
             rc = m->copy(k, host, *place(&r->device, &all[i]),
                          (size_t)all[i].bytes, e);
     }
-    return rc;
+    return rc || !m ? rc : fetch_tensors(r, e);
 }
 
 void device_args_free(Run *r) {
@@ -98,4 +165,5 @@ void device_args_free(Run *r) {
     list_arrays(r, all);
     for (int i = 0; i < ARRAYS; i++)
         k->backend->memory->free(k, *place(&r->device, &all[i]));
+    free_tensors(r);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * --help, made from the tables of verbs, options and spec fields. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -123,6 +124,8 @@ static const char notes[] =
     "  causal[:OFF]        k <= q+OFF\n"
     "  window:L,R[,OFF]    q+OFF-L <= k <= q+OFF+R; L, R >= 0 or inf\n"
     "  prefix:P[,OFF]      k < P or k <= q+OFF\n"
+    "  expr:TEXT           a condition on b h q k nq nk off and tensors: "
+    "\"k <= q\"\n"
     "  OFF: a whole number, br (default: keys - queries, of the tensors or of "
     "the\n  packed sequence; --lens-k does not change it) or len (lens_k[b] - "
     "queries)\n"
@@ -130,6 +133,25 @@ static const char notes[] =
     "refused.\n"
     "\nA spec file names flags with _ for -, and may compute:\n"
     "  return { head_dim = 64, mask = \"causal:br\", lens_k = { 70, 64 } }\n";
+
+/* Every pattern with its first arguments. */
+static void add_pattern(void *user, const char *pattern, const char *argument,
+                        int64_t def, int64_t lo, int64_t hi, const char *doc) {
+    char left[48];
+    (void)lo;
+    (void)hi;
+    if (argument)
+        snprintf(left, sizeof left, "  %s=%" PRId64, argument, def);
+    entry(user, argument ? left : pattern, doc);
+}
+
+static void patterns(Str *out) {
+    str_addf(out,
+             "\nPatterns: which blocks e of keys a block a of queries sees; i, "
+             "j positions");
+    pattern_rows(add_pattern, out);
+    str_addf(out, "\n");
+}
 
 static const char cache_notes[] =
     "\n  ls       the entries\n"
@@ -159,6 +181,8 @@ void help_verb(int verb, Str *out) {
     }
     if (COMMON & bit)
         str_addf(out, "%s", notes);
+    if (COMMON & bit)
+        patterns(out);
     environment(out);
     exit_codes(out);
 }

@@ -92,6 +92,9 @@ int inputs_make(Problem *p, Inputs *in, attnc_args *a, Err *e) {
     rc = rc ? rc : make_dsink(p, in, a, e);
     rc = rc ? rc : make_vector(p, FILE_sink, p->spec.dtype, &in->sink, e);
     rc = rc ? rc : make_vector(p, FILE_alibi, ATTNC_F32, &in->slopes, e);
+    rc = rc ? rc : tensors_make(p, &in->tensors, e);
+    a->tensors = in->tensors.of;
+    a->tensor_count = in->tensors.count;
     a->q.data = in->data[TENSOR_q];
     a->k.data = in->data[TENSOR_k];
     a->v.data = in->data[TENSOR_v];
@@ -114,4 +117,5 @@ void inputs_free(Inputs *in) {
     free(in->sink);
     free(in->dsink);
     free(in->slopes);
+    tensors_free(&in->tensors);
 }

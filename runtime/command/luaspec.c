@@ -3,7 +3,7 @@
  * being the command's flags with _ for -. The file is evaluated by a child
  * process with limits on time and memory and nothing to call but string, table
  * and math (a count hook alone would not stop a loop inside string.find); what
- * comes back through a pipe is text, "key\nvalue\n" for each field. */
+ * comes back through a pipe is text, "key\nvalue" and a 0 for each field. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -62,6 +62,12 @@ static void open_libraries(const LuaApi *lua, lua_State *L) {
     lua->lua_settop(L, 0);
 }
 
+/* Expressions may have several lines. */
+static bool is_expression(const char *key, const char *text) {
+    return !strcmp(key, "score") ||
+           (!strcmp(key, "mask") && !strncmp(text, "expr:", 5));
+}
+
 /* The value on top as a flag spells it: 1, text, 0|1. Takes it away. */
 static void add_scalar(Child *c, lua_State *L, const char *key) {
     const LuaApi *lua = c->lua;
@@ -76,7 +82,8 @@ static void add_scalar(Child *c, lua_State *L, const char *key) {
         str_addf(&c->reply, "%.17g", lua->lua_tonumberx(L, -1, NULL));
     else if (type == LUA_TSTRING) {
         const char *text = lua->lua_tolstring(L, -1, &len);
-        if (memchr(text, '\n', len) || memchr(text, '\0', len))
+        bool lines = memchr(text, '\n', len) && !is_expression(key, text);
+        if (lines || memchr(text, '\0', len))
             lua->luaL_error(L, "%s: more than one line of text", key);
         str_add(&c->reply, text, len);
     } else
@@ -120,6 +127,27 @@ static void add_pairs(Child *c, lua_State *L, const char *key) {
     }
 }
 
+static void add_end(Child *c) {
+    str_add(&c->reply, "", 1);
+}
+
+/* A file for each name: "tensor" once for each of them. */
+static void add_tensors(Child *c, lua_State *L, const char *key) {
+    const LuaApi *lua = c->lua;
+    lua->lua_pushnil(L);
+    while (lua->lua_next(L, -2)) {
+        if (lua->lua_type(L, -2) != LUA_TSTRING)
+            lua->luaL_error(L, "%s: accepted: { NAME = \"FILE.npy\" }", key);
+        const char *name = lua->lua_tolstring(L, -2, NULL);
+        if (strcspn(name, "=\n") != strlen(name))
+            lua->luaL_error(L, "%s: a name that is none", key);
+        str_addf(&c->reply, "%s\n%s=", key, name);
+        add_scalar(c, L, key);
+        add_end(c);
+    }
+    lua->lua_settop(L, -2);
+}
+
 static void add_table(Child *c, lua_State *L, const char *key) {
     const LuaApi *lua = c->lua;
     int n = count_entries(lua, L);
@@ -145,12 +173,17 @@ static void add_fields(Child *c, lua_State *L) {
         const char *key = lua->lua_tolstring(L, -2, NULL);
         if (strcspn(key, "\n") > 64 || strchr(key, '\n'))
             lua->luaL_error(L, "a key that is no flag");
+        bool table = lua->lua_type(L, -1) == LUA_TTABLE;
+        if (table && !strcmp(key, "tensor")) {
+            add_tensors(c, L, key);
+            continue;
+        }
         str_addf(&c->reply, "%s\n", key);
-        if (lua->lua_type(L, -1) == LUA_TTABLE)
+        if (table)
             add_table(c, L, key);
         else
             add_scalar(c, L, key);
-        str_addf(&c->reply, "\n");
+        add_end(c);
     }
 }
 
@@ -326,8 +359,7 @@ static int unknown_key(const char *path, const char *key, Err *e) {
     const char *names[OPT_COUNT];
     int n = 0;
     for (int i = 0; i < OPT_COUNT; i++)
-        if (option_at(i)->verbs == COMMON && option_at(i)->kind != LATER &&
-            i != OPT_spec)
+        if (option_at(i)->verbs == COMMON && i != OPT_spec)
             names[n++] = option_at(i)->id;
     return err_set(e, ERR_REQUEST, "command", NULL,
                    "%s: unknown key `%s`; nearest: %s", path, key,
@@ -352,17 +384,16 @@ static int give_field(const char *path, const char *key, const char *value,
     return unknown_key(path, key, e);
 }
 
-/* "key\nvalue\n" ...; the values stay in `text`, which o->lua owns. */
-static int give_fields(const char *path, char *text, Options *o, Err *e) {
+/* "key\nvalue" and a 0 each; the values stay in `text`, which o->lua owns. */
+static int give_fields(const char *path, char *text, const char *end,
+                       Options *o, Err *e) {
     int rc = 0;
-    while (*text && rc == 0) {
+    while (text < end && rc == 0) {
         char *key = text, *value = strchr(key, '\n');
-        char *end = value ? strchr(value + 1, '\n') : NULL;
-        if (!end)
+        if (!value)
             return refuse(path, "a broken reply of its process", e);
         *value++ = '\0';
-        *end = '\0';
-        text = end + 1;
+        text = value + strlen(value) + 1;
         rc = give_field(path, key, value, o, e);
     }
     return rc;
@@ -384,5 +415,5 @@ int luaspec_read(const char *path, Options *o, Err *e) {
                        strstr(text + 1, path) == text + 1 ? "" : path,
                        strstr(text + 1, path) == text + 1 ? "" : ": ",
                        text + 1);
-    return give_fields(path, text + 1, o, e);
+    return give_fields(path, text + 1, text + o->lua.len, o, e);
 }

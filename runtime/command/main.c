@@ -29,6 +29,18 @@ static int exit_status(int rc) {
     return EXIT_SYSTEM;
 }
 
+/* A fault of an expression shows the place in further lines, which hold only
+ * what can be printed. */
+static void clean(const Err *e, char *text) {
+    bool marked = !strcmp(e->stage, "mask") || !strcmp(e->stage, "score");
+    char *end = marked ? strchr(text, '\n') : NULL;
+    if (end)
+        *end = '\0';
+    text_clean(text);
+    if (end)
+        *end = '\n';
+}
+
 /* One line, whatever was in the names it quotes. */
 static void print_error(const Err *e) {
     char line[2 * ERR_TEXT];
@@ -40,7 +52,7 @@ static void print_error(const Err *e) {
     bool add = *hint && !strstr(text, hint);
     snprintf(line, sizeof line, "%s%s%s", text, add ? "; " : "",
              add ? hint : "");
-    text_clean(line);
+    clean(e, line);
     fprintf(stderr, "attnc: %s\n", line);
 }
 

@@ -15,6 +15,7 @@ static const struct {
     {"causal", 0, "causal[:OFF]"},
     {"window", 2, "window:L,R[,OFF]"},
     {"prefix", 1, "prefix:P[,OFF]"},
+    {"expr", 0, "expr:TEXT"}, /* ATTNC_MASK_PROGRAM */
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
@@ -23,10 +24,6 @@ static int bad_kind(const Options *o, Slice kind, Err *e) {
     char word[32];
     for (int i = 0; i < KINDS; i++)
         names[i] = kinds[i].name;
-    if (slice_is(kind, "expr"))
-        return option_bad(o, OPT_mask, e,
-                          "mask programs are not in this version; accepted: "
-                          "none, causal, window, prefix");
     size_t len = kind.len < sizeof word - 1 ? kind.len : sizeof word - 1;
     memcpy(word, kind.p, len);
     word[len] = '\0';
@@ -89,6 +86,8 @@ int mask_parse(const Options *o, Problem *p, Err *e) {
         kind++;
     if (kind == KINDS)
         return bad_kind(o, (Slice){text, len}, e);
+    if (kind == ATTNC_MASK_PROGRAM)
+        return programs_mask(o, rest, p, e);
     int64_t *to[2] = {&p->left, &p->right};
     if (kind == ATTNC_MASK_PREFIX)
         to[0] = &p->prefix;

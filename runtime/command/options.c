@@ -97,6 +97,22 @@ int option_int(const Options *o, int id, int64_t lo, int64_t hi, int64_t *out,
     return 0;
 }
 
+/* One more of a list, or another value for a name that is there. */
+static int add_tensor(Options *o, const Given *g, Err *e) {
+    size_t len = strcspn(g->text, "=");
+    int i = 0;
+    while (i < o->ntensor && (strncmp(o->tensor[i].text, g->text, len + 1) ||
+                              g->text[len] != '='))
+        i++;
+    if (i == SPEC_TENSORS)
+        return err_set(e, ERR_REQUEST, "command", NULL,
+                       "%s %s: more than %d tensors", g->where, g->text,
+                       SPEC_TENSORS);
+    o->tensor[i] = *g;
+    o->ntensor += i == o->ntensor;
+    return 0;
+}
+
 int option_give(Options *o, int id, const char *text, const char *where,
                 Err *e) {
     const Option *t = option_at(id);
@@ -105,14 +121,13 @@ int option_give(Options *o, int id, const char *text, const char *where,
         return err_set(e, ERR_REQUEST, "command", NULL,
                        "%s: no option of `attnc %s`", where,
                        verb_name(o->verb));
-    if (t->kind == LATER)
-        return err_set(e, ERR_REQUEST, "command", NULL,
-                       "%s: not in this version; %s", where, t->doc);
     if (id == OPT_spec && g->text)
         return err_set(e, ERR_REQUEST, "command", NULL,
                        "%s: given twice; accepted: one spec file", where);
     g->text = text;
     snprintf(g->where, sizeof g->where, "%s", where);
+    if (t->kind == LIST)
+        return add_tensor(o, g, e);
     return id == OPT_spec ? luaspec_read(text, o, e) : 0;
 }
 
@@ -120,7 +135,7 @@ static int unknown(const Options *o, const char *word, Err *e) {
     const char *names[OPT_COUNT];
     int n = 0;
     for (int i = 0; i < OPT_COUNT; i++)
-        if (table[i].verbs & 1u << o->verb && table[i].kind != LATER)
+        if (table[i].verbs & 1u << o->verb)
             names[n++] = table[i].flag;
     const char *bare = word + strspn(word, "-");
     char name[64];
@@ -161,9 +176,8 @@ enum { ID_BASE = 256, ID_HELP = ID_BASE + OPT_COUNT };
 static void long_options(struct option *out) {
     for (int i = 0; i < OPT_COUNT; i++) {
         const Option *t = option_at(i);
-        bool none = t->kind == FLAG || (t->kind == LATER && !t->argument[0]);
         out[i] = (struct option){t->flag,
-                                 none               ? no_argument
+                                 t->kind == FLAG    ? no_argument
                                  : t->kind == MAYBE ? optional_argument
                                                     : required_argument,
                                  NULL, ID_BASE + i};

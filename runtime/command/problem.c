@@ -19,8 +19,7 @@ static const char *const size_names[] = {
 #undef X
 };
 
-/* Says that size `id` is n. */
-static int meet(Problem *p, int id, int64_t n, const char *from, Err *e) {
+int problem_meet(Problem *p, int id, int64_t n, const char *from, Err *e) {
     Size *s = &p->size[id];
     if (!s->from[0]) {
         s->n = n;
@@ -68,7 +67,8 @@ static int take_fields(const Options *o, Problem *p, Err *e) {
     for (int i = 0; i < 2 && rc == 0; i++) {
         int64_t n = i ? p->spec.head_dim_v : p->spec.head_dim;
         if (o->given[dims[i].option].text && n)
-            rc = meet(p, dims[i].size, n, o->given[dims[i].option].where, e);
+            rc = problem_meet(p, dims[i].size, n,
+                              o->given[dims[i].option].where, e);
     }
     return rc;
 }
@@ -86,7 +86,8 @@ static int take_sizes(const Options *o, Problem *p, Err *e) {
         int64_t n = 0;
         rc = option_int(o, flags[i].option, 1, INT32_MAX, &n, e);
         if (rc == 0 && n)
-            rc = meet(p, flags[i].size, n, o->given[flags[i].option].where, e);
+            rc = problem_meet(p, flags[i].size, n,
+                              o->given[flags[i].option].where, e);
     }
     return rc;
 }
@@ -185,9 +186,9 @@ static int take_bounds(const Options *o, Problem *p, int id, int total,
                            where, i, v[i], v[i - 1]);
         most = len > most ? len : most;
     }
-    rc = meet(p, SIZE_batch, n - 1, where, e);
-    rc = rc ? rc : meet(p, total, v[n - 1], where, e);
-    return rc ? rc : meet(p, longest, most, where, e);
+    rc = problem_meet(p, SIZE_batch, n - 1, where, e);
+    rc = rc ? rc : problem_meet(p, total, v[n - 1], where, e);
+    return rc ? rc : problem_meet(p, longest, most, where, e);
 }
 
 static int take_lists(const Options *o, Problem *p, Err *e) {
@@ -206,7 +207,8 @@ static int take_lists(const Options *o, Problem *p, Err *e) {
     if (rc || !o->given[OPT_lens_k].text)
         return rc;
     rc = parse_list(o, OPT_lens_k, &p->lens_k, &n, e);
-    return rc ? rc : meet(p, SIZE_batch, n, o->given[OPT_lens_k].where, e);
+    return rc ? rc
+              : problem_meet(p, SIZE_batch, n, o->given[OPT_lens_k].where, e);
 }
 
 /* ---- files ------------------------------------------------------------- */
@@ -264,7 +266,7 @@ static int open_file(const Options *o, Problem *p, int file, Err *e) {
             return err_set(e, ERR_REQUEST, "command", NULL,
                            "%s: shape %s has a 0; accepted: sizes >= 1", path,
                            npy_shape(n, shape));
-        rc = meet(p, axes[i], n->dim[i], path, e);
+        rc = problem_meet(p, axes[i], n->dim[i], path, e);
     }
     return rc;
 }
@@ -286,9 +288,9 @@ static void fill_defaults(Problem *p) {
     for (size_t i = 0; i < sizeof defaults / sizeof defaults[0]; i++) {
         int like = defaults[i].like;
         if (!known(p, defaults[i].id))
-            meet(p, defaults[i].id,
-                 like == SIZE_COUNT ? defaults[i].n : p->size[like].n,
-                 "the default", &none);
+            problem_meet(p, defaults[i].id,
+                         like == SIZE_COUNT ? defaults[i].n : p->size[like].n,
+                         "the default", &none);
     }
 }
 
@@ -373,6 +375,7 @@ static int finish(const Options *o, Problem *p, Err *e) {
     rc = rc ? rc : set_dim(p, "head_dim_v", SIZE_head_dim_v, e);
     rc = rc ? rc : check_lens(p, o, e);
     rc = rc ? rc : check_counts(p, e);
+    rc = rc ? rc : programs_finish(o, p, e);
     rc = rc ? rc : spec_check(&p->spec, &spec, e);
     if (rc)
         return rc;
@@ -389,22 +392,32 @@ int problem_make(const Options *o, Problem *p, Err *e) {
         .spec = ATTNC_SPEC_DEFAULT, .shape = ATTNC_SHAPE_DEFAULT, .scale = NAN};
     for (int i = 0; i < FILES; i++)
         p->file[i].fd = -1;
+    p->lists[0].fd = p->lists[1].fd = -1;
     int rc = take_pass(o, p, e);
     rc = rc ? rc : take_fields(o, p, e);
     rc = rc ? rc : take_layout(o, p, e);
+    rc = rc ? rc : programs_open(o, p, e);
     rc = rc ? rc : mask_parse(o, p, e);
     rc = rc ? rc : take_sizes(o, p, e);
     rc = rc ? rc : take_scalars(o, p, e);
     rc = rc ? rc : dropout_parse(o, p, e);
     rc = rc ? rc : take_lists(o, p, e);
-    for (int i = 0; i < FILES && rc == 0; i++)
+    for (int i = 0; i < FILE_bias && rc == 0; i++)
         rc = open_file(o, p, i, e);
+    rc = rc ? rc : programs_parse(o, p, e);
     return rc ? rc : finish(o, p, e);
 }
 
 void problem_free(Problem *p) {
     for (int i = 0; i < FILES; i++)
         npy_close(&p->file[i]);
+    for (int i = 0; i < p->ntensor; i++)
+        npy_close(&p->tensor[i].file);
+    for (int i = 0; i < 2; i++)
+        npy_close(&p->lists[i]);
+    free(p->list_path);
+    free(p->pattern_at);
+    free(p->pattern_index);
     free(p->lens_k);
     free(p->cu_q);
     free(p->cu_k);

@@ -123,8 +123,11 @@ static void add_read(RefGradWork *w, int i, const RefPair *x,
     const RefTensor *to = w->tensor[t].sum ? &w->tensor[t] : &g->tensor[t];
     int64_t at = element_of(p, r, a, wide);
     if (at >= 0 && x->size != 0) {
+        /* A long sum in f32 also rounds itself, at every term. */
+        double rounded = to->sum[at] * 0x1p-25 / ref_eps(g->p.s->dtype);
         to->sum[at] += product(x->ds, wide[r->grad]);
         to->terms[at] += pow(product(x->size, wide[r->grad]), 2);
+        to->terms[at] += rounded * rounded;
     }
     at = g->p.unfused ? element_of(p, r, a, f32) : -1;
     if (at >= 0)

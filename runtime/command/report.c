@@ -21,6 +21,10 @@ static json_t *errors(const RefCheck *c, bool unfused) {
         json_object_set_new(
             j, reference_grad_name(i),
             json_number(unfused ? c->grad[i].unfused : c->grad[i].err));
+    for (int i = 0; i < c->tensors; i++)
+        json_object_set_new(
+            j, c->tensor[i].name,
+            json_number(unfused ? c->tensor[i].unfused : c->tensor[i].err));
     return j;
 }
 
@@ -169,6 +173,12 @@ static void say_check(const RefCheck *c, Str *out) {
         str_addf(out, "%s%s is %.2g (%.2g)%s", i ? ", " : "          ",
                  reference_grad_name(i), c->grad[i].err, c->grad[i].unfused,
                  i + 1 == grads(c) ? "\n" : "");
+    for (int i = 0; i < c->tensors; i++)
+        str_addf(out, "          %s is %.2g (%.2g)\n", c->tensor[i].name,
+                 c->tensor[i].err, c->tensor[i].unfused);
+    if (c->tensors_left)
+        str_addf(out, "          gradients of tensors are not compared: more "
+                      "than 2.7e8 pairs\n");
     if (c->coverage < 1)
         str_addf(out, "          %.3g %% of the rows, sampled\n",
                  100 * c->coverage);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The files of a run: O, LSE and gradients as f32, all of them or none. */
+#include <stdio.h>
+#include <string.h>
+
 #include "command.h"
 #include "values.h"
 
@@ -24,7 +27,7 @@ static int write_array(OutFile *f, const int64_t *dim, int rank, int dtype,
 
 /* One file: a name, a shape, numbers. */
 typedef struct Result {
-    const char *name;
+    char name[PROGRAM_NAME + 8];
     int64_t dim[4];
     int rank, dtype;
     const void *data;
@@ -34,7 +37,8 @@ static Result tensor_result(const Run *r, const char *name, int tensor,
                             const void *data) {
     const Problem *p = &r->problem;
     int axes[4];
-    Result x = {.name = name, .dtype = p->spec.dtype, .data = data};
+    Result x = {.dtype = p->spec.dtype, .data = data};
+    snprintf(x.name, sizeof x.name, "%s", name);
     x.rank = problem_axes(p, tensor, axes);
     for (int i = 0; i < x.rank; i++)
         x.dim[i] = p->size[axes[i]].n;
@@ -54,7 +58,18 @@ static Result lse_result(const Run *r) {
         "lse.npy", {a->batch, a->heads, a->seqlen_q}, 3, ATTNC_F32, a->lse};
 }
 
-enum { RESULTS = 6 };
+enum { RESULTS = 6 + SPEC_TENSORS };
+
+/* The gradient of a tensor, in the shape of its file. */
+static Result array_result(const Run *r, const attnc_array *a) {
+    const Problem *p = &r->problem;
+    int file = problem_tensor_file(p, a->name);
+    const Npy *n = file < 0 ? &p->file[FILE_bias] : &p->tensor[file].file;
+    Result x = {.rank = n->rank, .dtype = ATTNC_F32, .data = a->grad};
+    snprintf(x.name, sizeof x.name, "d%s.npy", a->name);
+    memcpy(x.dim, n->dim, (size_t)n->rank * sizeof *x.dim);
+    return x;
+}
 
 static int list_results(const Run *r, Result out[RESULTS]) {
     const attnc_args *a = &r->args;
@@ -68,6 +83,9 @@ static int list_results(const Run *r, Result out[RESULTS]) {
     out[n++] = tensor_result(r, "dv.npy", TENSOR_dv, a->dv.data);
     if (a->dsink)
         out[n++] = (Result){"dsink.npy", {a->heads}, 1, ATTNC_F32, a->dsink};
+    for (int i = 0; i < r->in.tensors.count; i++)
+        if (r->in.tensors.of[i].grad)
+            out[n++] = array_result(r, &r->in.tensors.of[i]);
     return n;
 }
 

@@ -22,6 +22,7 @@ static int prepare_pass(const Options *o, Run *r, int pass, attnc_plan **plan,
     attnc_prepare_options pins = {sizeof pins,
                                   pinned ? o->given[OPT_tile].text : NULL};
     s.pass = pass;
+    s.tensor_grads = pass == ATTNC_PASS_BWD ? s.tensor_grads : 0;
     if (attnc_prepare_with(r->ctx, &s, &r->problem.shape, &pins, plan) != 0)
         return session_error(e);
     info->struct_size = sizeof *info;
@@ -72,8 +73,12 @@ typedef struct Launch {
 
 static int launch_once(void *user) {
     const Launch *l = user;
+    const Run *r = l->run;
     bool own = l->plan->module->kernel.backend->memory != NULL;
-    return attnc_launch(l->plan, own ? &l->run->device : &l->run->args, NULL);
+    attnc_args a = own ? r->device : r->args;
+    if (l->plan == r->first)
+        a.tensors = own ? r->device_tensors.plain : r->in.tensors.plain;
+    return attnc_launch(l->plan, &a, NULL);
 }
 
 /* By the device's clock where it has one. */
