@@ -11,6 +11,14 @@
  * by all blocks of keys, in order or in any. */
 enum cuda_dq { DQ_APART, DQ_BLOCK, DQ_ORDERED, DQ_ATOMIC, DQ_WAYS };
 
+/* What explain says of one: time of the steps it decides, or why not. */
+typedef struct DqWay {
+    double ms; /* HUGE_VAL: it cannot be */
+    char why[TILE_WHY];
+} DqWay;
+/* Returns how many there are: DQ_WAYS, or 0 for a plan without that choice. */
+int plan_dq_ways(const Plan *p, DqWay out[DQ_WAYS]);
+
 /* A tile of mma_dkdv, mma_dq, fma_dkdv or fma_dq. */
 typedef struct CudaBwd {
     bool mma, by_keys; /* by_keys: the own rows are keys */

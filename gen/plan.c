@@ -253,22 +253,28 @@ static int split_cuda(const Choice *c) {
     return best;
 }
 
-/* Likewise how dQ is summed; the reasons are kept for whoever asks. */
-static int choose_dq(const Choice *c) {
+/* The best tiles' time when dQ is summed like this, all steps but delta, which
+ * is there either way. */
+static double time_dq(const Choice *c, int dq) {
     const Plan *p = c->p;
-    int best = DQ_APART;
-    double least = HUGE_VAL;
     attnc_shape usual = usual_shape();
     const attnc_shape *h = p->spec.batch_invariant ? &usual : &p->shape;
-    for (int dq = DQ_APART; dq < DQ_WAYS; dq++) {
-        double ms = cuda_dq_ms(&p->spec, h, &p->device, dq);
-        for (int i = 0; i < (dq == DQ_APART ? 2 : 1); i++) {
-            Search f = new_search(p, h, c->families[i], &c->pin, dq);
-            f.pins = c->pins;
-            ms += search(&f, c->families[i]) ? f.fig.time_ms : HUGE_VAL;
-        }
+    double ms = cuda_dq_ms(&p->spec, h, &p->device, dq);
+    for (int i = 0; i < (dq == DQ_APART ? 2 : 1); i++) {
+        Search f = new_search(p, h, c->families[i], &c->pin, dq);
+        f.pins = c->pins;
+        ms += search(&f, c->families[i]) ? f.fig.time_ms : HUGE_VAL;
+    }
+    return ms;
+}
+
+static int choose_dq(const Choice *c) {
+    int best = DQ_APART;
+    double least = DQ_GAIN * time_dq(c, best);
+    for (int dq = best + 1; dq < DQ_WAYS; dq++) {
+        double ms = time_dq(c, dq);
         if (ms < least) {
-            least = dq == DQ_APART ? DQ_GAIN * ms : ms;
+            least = ms;
             best = dq;
         }
     }
@@ -456,4 +462,19 @@ int plan_candidates(const Plan *p, int step, Candidate *out, int max) {
         model_figures(&p->spec, &p->shape, &p->device, &out[i].tile,
                       &out[i].fig);
     return best + rejected;
+}
+
+int plan_dq_ways(const Plan *p, DqWay out[DQ_WAYS]) {
+    static const Pins no_pins;
+    int families[4];
+    Choice c = {.p = (Plan *)p, .pins = &no_pins, .families = families};
+    if (p->nstep < 2 || p->step[1].tile.family != TILE_mma_dkdv)
+        return 0;
+    cuda_bwd_families(&p->spec, &p->device, families);
+    for (int dq = DQ_APART; dq < DQ_WAYS; dq++) {
+        out[dq] = (DqWay){.ms = time_dq(&c, dq)};
+        if (out[dq].ms == HUGE_VAL)
+            reason(p, families[0], &nothing, dq, out[dq].why);
+    }
+    return DQ_WAYS;
 }

@@ -66,6 +66,19 @@ class Explain(Case):
                          ["fwd_split", "combine"])
 
 
+class Backward(Case):
+    def test_explain_ranks_the_ways_to_sum_dq(self):
+        flags = ("--target", "sm_80", "--dtype", "f16", "--pass", "bwd")
+        ways = self.object("explain", *flags)["dq"]
+        self.assertEqual([w["dq"] for w in ways], [0, 1, 2, 3])
+        self.assertGreater(ways[0]["time_ms"], 0)
+        self.assertIn("max_seqlen", ways[1]["why"])
+        self.assertGreater(ways[2]["time_ms"], 0)
+        self.assertIn("deterministic", ways[3]["why"])
+        text = self.good("explain", *flags, "--deterministic", "0")
+        self.assertRegex(text, r"dq=3 the same, in any order: \d")
+
+
 class Emit(Case):
     def emit(self, target, *more, **kw):
         return self.object("emit", "--target", target, "--dtype", "f16",

@@ -9,14 +9,18 @@
 typedef struct Kind {
     int target, dtype, dim, dim_v;
     const char *tile;
+    int max_seqlen;
 } Kind;
 
-/* Tensor cores with dK and dV in one warp and in two, without cp.async, FMA. */
+/* Tensor cores with dK and dV in one warp and in two, without cp.async, FMA;
+ * dQ in order and in the block of all keys. */
 static const Kind kinds[] = {
     {1, ATTNC_F16, 40, 24, NULL},
     {1, ATTNC_BF16, 32, 32, "split=1,warps=2,rows=16,block_k=16,block_q=32"},
     {OLD, ATTNC_F16, 24, 40, NULL},
     {2, ATTNC_F32, 24, 20, NULL},
+    {3, ATTNC_F16, 24, 24, "dq=2,block_k=32,warps=2,rows=16,block_q=32"},
+    {OLD, ATTNC_F16, 32, 24, "dq=1,block_k=128,warps=4,rows=32,block_q=16", 96},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
@@ -38,7 +42,9 @@ static void with_kind(const Kind *k, Case *c, Check check) {
     Case back = *c;
     back.spec = grad_spec(c);
     attnc_plan *fwd = prepare(c, k->target, NULL, NULL);
-    attnc_plan *bwd = prepare(&back, k->target, k->tile, NULL);
+    attnc_shape h = shape_of(c);
+    h.max_seqlen = k->max_seqlen;
+    attnc_plan *bwd = prepare(&back, k->target, k->tile, &h);
     check(c, fwd, bwd);
     attnc_plan_release(fwd);
     attnc_plan_release(bwd);
@@ -172,6 +178,31 @@ static void hidden_ones_reach_nobody(void **state) {
     }
 }
 
+/* Key 45 is not finite, in all tiles that hold it for some query to see. */
+static void check_key(Case *c, attnc_plan *fwd, attnc_plan *bwd) {
+    GradData g;
+    grad_make(c, &g);
+    attnc_args *a = &g.d.args;
+    spoil(c, &g.d.k, &a->k, 0, 45, 1, bad[random_int(0, 1)]);
+    grad_launch(c, fwd, bwd, &g);
+    for (int64_t h = 0; h < c->heads; h++)
+        for (int64_t n = 0; n < 45; n++)
+            assert_true(is_finite(c, &a->dq, h, n, c->spec.head_dim));
+    assert_false(is_finite(c, &a->dk, 0, 45, c->spec.head_dim) &&
+                 is_finite(c, &a->dq, 0, 69, c->spec.head_dim) &&
+                 is_finite(c, &a->dq, 1, 69, c->spec.head_dim));
+    grad_check_kept(c, &g);
+    grad_free(&g);
+}
+
+static void a_key_reaches_who_sees_it(void **state) {
+    (void)state;
+    for (int k = 0; k < KINDS; k++) {
+        Case c = corner_case(&kinds[k], ATTNC_MASK_CAUSAL);
+        with_kind(&kinds[k], &c, check_key);
+    }
+}
+
 /* ---- padding ------------------------------------------------------------- */
 
 /* dO and Q full of Inf: keys behind the length get zeros, and nothing else. */
@@ -209,6 +240,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(odd_ones_of_dout_reach_who_sees_them),
         cmocka_unit_test(hidden_ones_reach_nobody),
+        cmocka_unit_test(a_key_reaches_who_sees_it),
         cmocka_unit_test(padding_gets_zeros_whatever_is_seen),
     };
     if (!can_emulate())

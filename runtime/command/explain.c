@@ -253,6 +253,43 @@ static void say_rejected(const Story *s, Str *out) {
         str_addf(out, "  ... and %d more\n", n - REJECTED);
 }
 
+/* How dQ may be summed, by the time of all steps that hang on it. */
+static void say_dq(const Plan *p, Str *out) {
+    static const char *const where[] = {
+        "a step of its own", "in the block that has all keys",
+        "f32 sums of blocks of keys, in order", "the same, in any order"};
+    DqWay way[DQ_WAYS];
+    int n = plan_dq_ways(p, way);
+    for (int i = 0; i < n; i++) {
+        str_addf(out, "%s%-9s dq=%d %s: ", i ? "" : "\n", i ? "" : "dQ", i,
+                 where[i]);
+        if (way[i].why[0])
+            str_addf(out, "%s", way[i].why);
+        else
+            str_addf(out, "%s%s", text_ms(way[i].ms).s,
+                     p->step[1].tile.v[T_mma_dkdv_dq] == i ? ", taken" : "");
+        str_addf(out, "\n");
+    }
+    if (n)
+        str_addf(out, "          a step of its own is left for 10 %% less\n");
+}
+
+static json_t *json_dq(const Plan *p) {
+    DqWay way[DQ_WAYS];
+    int n = plan_dq_ways(p, way);
+    json_t *list = json_array();
+    for (int i = 0; i < n; i++) {
+        json_t *j = json_object();
+        json_object_set_new(j, "dq", json_integer(i));
+        if (way[i].why[0])
+            json_object_set_new(j, "why", json_text(way[i].why));
+        else
+            json_object_set_new(j, "time_ms", json_number(way[i].ms));
+        json_array_append_new(list, j);
+    }
+    return list;
+}
+
 static void tell(Story *s, Str *out) {
     const Plan *p = &s->plan;
     str_addf(out, "attention ");
@@ -261,6 +298,7 @@ static void tell(Story *s, Str *out) {
     say_machine(&p->device, out);
     str_addf(out, "kernel    ");
     say_kernel(s, out);
+    say_dq(p, out);
     for (int i = 0; i < p->nstep; i++) {
         say_step(s, i, out);
         rank(s, i);
@@ -328,6 +366,8 @@ static int tell_json(Story *s, Str *out, Err *e) {
     json_object_set_new(j, "spec", json_spec(&s->plan.spec));
     json_object_set_new(j, "shape", json_shape(&s->plan.shape));
     json_object_set_new(j, "steps", json_steps(s));
+    if (s->plan.spec.pass == ATTNC_PASS_BWD)
+        json_object_set_new(j, "dq", json_dq(&s->plan));
     json_object_set_new(j, "compile", compile);
     json_object_set_new(j, "machine", json_device(&s->plan.device));
     json_object_set_new(j, "plan", json_text(text.text ? text.text : ""));
