@@ -32,13 +32,15 @@ class Gpu(Case):
                          "--most", "6", "--only", SMALL, rc=0)
         s = self.results()
         self.assertEqual(list(s), ["device", "correct", "prims", "timing",
-                                   "extras"])
+                                   "sparse", "extras"])
         self.assertEqual({x["state"] for x in s.values()}, {"done"})
         self.assertEqual([x["ok"] for x in s["correct"]["lines"]], [True] * 6)
         timed = [x for x in s["timing"]["lines"] if "who" in x]
         self.assertEqual(len(timed), 4)
         for x in timed:
             self.assertGreater(x["tflops"], 0)
+        sparse = [x for x in s["sparse"]["lines"] if "who" in x]
+        self.assertEqual([x.get("why") for x in sparse], [None] * 5)
         extras = s["extras"]["lines"]
         self.assertEqual(sum(x["what"] == "compile" for x in extras), 2)
         for x in extras:

@@ -111,6 +111,12 @@ class Library:
             e = self.c.attnc_last_error().contents
             raise Failure(status, e.text.decode(errors="replace"))
 
+    def program(self, text, kind):
+        """A mask, score or pattern for a spec: enum attnc_program_kind."""
+        made = C.c_void_p()
+        self.call("attnc_program_create", text.encode(), kind, C.byref(made))
+        return made.value
+
     def context(self, **options):
         """target="..", cache_dir=".." and so on, text as str."""
         o = make("attnc_options", {k: v.encode() if isinstance(v, str) else v

@@ -21,8 +21,9 @@ sys.path[:0] = [HERE, os.path.dirname(HERE)]
 SECTIONS = (("device", 0.04, "chip, clocks, driver, versions"),
             ("correct", 0.32, "kernels against f64"),
             ("prims", 0.06, "golden vectors of every instruction wrapper"),
-            ("timing", 0.38, "next to PyTorch's back ends"),
-            ("extras", 0.20, "compile times, candidates, CUDA graphs"))
+            ("timing", 0.34, "next to PyTorch's back ends"),
+            ("sparse", 0.10, "patterns and mask programs, next to dense"),
+            ("extras", 0.14, "compile times, candidates, CUDA graphs"))
 RESTARTS = 8
 
 
@@ -82,10 +83,11 @@ def worker(o):
         memory=mem.Host() if o.host else mem.Gpu(), out=o.out, start=o.start,
         deadline=time.monotonic() + o.limit, seed=o.seed, most=o.most,
         only=json.loads(o.only), cell_ms=60.0, grid={}, best=8,
-        candidate_length=4096, short_long=(1024, 16384))
+        candidate_length=4096, short_long=(1024, 16384), sparse_least=1024)
     if o.small:
         job.cell_ms, job.best = 1.0, 2
         job.candidate_length, job.short_long = 64, (64,)
+        job.sparse_least = 128
         job.grid = {"tokens": 128, "width": 128, "lengths": (64, 128),
                     "dims": (64,)}
 

@@ -31,10 +31,11 @@ def cells(tokens=TOKENS, width=WIDTH, lengths=LENGTHS, dims=(64, 128)):
 
 # ---- attnc ------------------------------------------------------------------
 
-def prepare(context, cell, dtype, tile=None):
+def prepare(context, cell, dtype, tile=None, programs=None):
     n, h = cell["seqlen"], cell["heads"]
     return context.prepare(
-        {"dtype": dtype, "head_dim": cell["head_dim"], "mask": cell["mask"]},
+        {"dtype": dtype, "head_dim": cell["head_dim"], "mask": cell["mask"],
+         **(programs or {})},
         {"batch": cell["batch"], "heads": h, "kv_heads": h, "seqlen_q": n,
          "seqlen_k": n, "mult_q": 128 if n % 128 == 0 else 1,
          "mult_k": 128 if n % 128 == 0 else 1, "align_q": 16, "align_k": 16,
