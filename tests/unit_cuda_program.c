@@ -88,30 +88,6 @@ static void tile_of(const Case *c, int target, char tile[160]) {
                  (int)random_int(0, 1));
 }
 
-static void features_of(Case *c) {
-    attnc_spec *s = &c->spec;
-    s->mask = (int32_t)PICK(0, 0, 1, 2, 3);
-    if (random_int(0, 1))
-        set_mask(c, masks[random_int(0, MASKS - 1)]);
-    if (random_int(0, 2) == 0)
-        s->sparsity =
-            program_of(patterns[random_int(0, PATTERNS - 1)], ATTNC_PATTERN);
-    if (random_int(0, 2) == 0)
-        s->score_program =
-            program_of(scores[random_int(0, SCORES - 1)], ATTNC_SCORE);
-    s->bias = random_int(0, 2) ? 0 : (int32_t)random_int(1, 16);
-    s->varlen = random_int(0, 3) == 0;
-    s->lens_k = random_int(0, 3) == 0;
-    s->softcap = random_int(0, 3) == 0;
-    s->alibi = random_int(0, 3) == 0;
-    s->sink = random_int(0, 3) == 0;
-    s->dropout = random_int(0, 3) == 0;
-    s->batch_invariant = random_int(0, 3) == 0;
-    c->left = s->mask == ATTNC_MASK_WINDOW ? PICK(0, 9, 70, INT64_MAX) : 0;
-    c->right = s->mask == ATTNC_MASK_WINDOW ? PICK(0, 4, INT64_MAX) : 0;
-    c->prefix = s->mask == ATTNC_MASK_PREFIX ? PICK(0, 3, 90) : 0;
-}
-
 static void any_mix_agrees(void **state) {
     (void)state;
     for (int i = 0; i < (full() ? 400 : 40); i++) {
@@ -121,7 +97,7 @@ static void any_mix_agrees(void **state) {
         c.spec.f32_math =
             dtype == ATTNC_F32 && target != OLD && random_int(0, 1);
         c.spec.head_dim_v = (int32_t)PICK(0, 0, 8, 32);
-        features_of(&c);
+        program_features(&c);
         sizes(&c);
         c.mode = (int32_t)random_int(0, c.spec.lens_k ? 2 : 1);
         c.offset = c.mode ? 0 : c.offset;

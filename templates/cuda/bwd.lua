@@ -44,7 +44,7 @@ for name in ([[
     weights put_weights add_1 add_2 odd clear_odd_1 clear_odd_2 put_1 put_2 save_1 save_2 store
     step draw_kept odd_sum add_odd
     DS DQ_M DQ_N DQ_UNITS DQ_PITCH ds_at put_ds dq_unit dq_first sum_dq put_dq turn_of give_dq
-    clear_odd_own take_item
+    clear_odd_own take_item Turn step_verdict next_step bend
 ]]):gmatch("%S+") do bwd_names[#bwd_names + 1] = name end
 
 function bwd_tile(name, tensor, dim, kept, rows, pitch)
@@ -105,8 +105,9 @@ function enter_step(a_step)
     -- Every tile of keys is whole.
     whole_k = P.mult_k % (by_keys and own or other) == 0 and not S.varlen and not S.lens_k
         and not in_block -- which is there also where there are no keys
-    partials = masked or not whole_k
-    odd_sums = masked and by_keys
+    partials = masked or not whole_k -- as far as the mask goes
+    own_partials = partials or programs.keep
+    odd_sums = hides and by_keys
 end
 
 -- How dQ is summed besides, and who has which part of a step's: warps take
@@ -127,7 +128,7 @@ end
 
 -- A number of a sum on its way out: that of a key which nobody sees is 0,
 -- whatever was added up for it.
-function sum_of(text) return by_keys and partials and "is_seen ? " .. text .. " : 0" or text end
+function sum_of(text) return by_keys and own_partials and "is_seen ? " .. text .. " : 0" or text end
 
 -- The tiles in order, for loops.
 tile_names = { "x1", "x2", "y1", "y2" }
@@ -144,7 +145,7 @@ function main_stages()
     for _, name in ipairs { "job", "copy", "lanes", "lane", "dots", "weights", "sums" } do
         bwd_stage(name)
     end
-    if masked then bwd_stage "odd" end
+    if hides then bwd_stage "odd" end
     if gathers then bwd_stage "dq" end
     bwd_stage "step"
     if odd_sums then bwd_stage "add_odd" end
@@ -173,6 +174,8 @@ end
 function shared_parts()
     local parts = { "args", "row_ptr", "sync" }
     if diagonal then parts[#parts + 1] = "mask" end
+    if has_programs then parts[#parts + 1] = "program/base" end
+    if programs.keep then parts[#parts + 1] = "program/of_bwd" end
     if S.alibi then parts[#parts + 1] = "slope" end
     if S.softcap then parts[#parts + 1] = "tanh_half" end
     for _, part in ipairs(parts) do include("cuda/stage/" .. part .. ".cu.in") end

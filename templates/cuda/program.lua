@@ -12,6 +12,11 @@ function with(options, key, value)
     return out
 end
 
+-- The three that a backward prints beside each other, names of their own.
+score_at = with(with(program_at, "s", "x"), "prefix", "u")
+keep_at = with(program_at, "prefix", "m")
+grad_at = with(program_at, "s", "x")
+
 -- Does C text name this?
 function uses(text, name) return text:find("%f[%w_]" .. name .. "%f[^%w_]") ~= nil end
 

@@ -135,6 +135,32 @@ static inline void laid_make(const Case *c, attnc_args *a, Arrays *x) {
     a->tensor_count = x->count;
 }
 
+/* ---- any mix ----------------------------------------------------------- */
+
+static inline void program_features(Case *c) {
+    attnc_spec *s = &c->spec;
+    s->mask = (int32_t)PICK(0, 0, 1, 2, 3);
+    if (random_int(0, 1))
+        set_mask(c, masks[random_int(0, MASKS - 1)]);
+    if (random_int(0, 2) == 0)
+        s->sparsity =
+            program_of(patterns[random_int(0, PATTERNS - 1)], ATTNC_PATTERN);
+    if (random_int(0, 2) == 0)
+        s->score_program =
+            program_of(scores[random_int(0, SCORES - 1)], ATTNC_SCORE);
+    s->bias = random_int(0, 2) ? 0 : (int32_t)random_int(1, 16);
+    s->varlen = random_int(0, 3) == 0;
+    s->lens_k = random_int(0, 3) == 0;
+    s->softcap = random_int(0, 3) == 0;
+    s->alibi = random_int(0, 3) == 0;
+    s->sink = random_int(0, 3) == 0;
+    s->dropout = random_int(0, 3) == 0;
+    s->batch_invariant = random_int(0, 3) == 0;
+    c->left = s->mask == ATTNC_MASK_WINDOW ? PICK(0, 9, 70, INT64_MAX) : 0;
+    c->right = s->mask == ATTNC_MASK_WINDOW ? PICK(0, 4, INT64_MAX) : 0;
+    c->prefix = s->mask == ATTNC_MASK_PREFIX ? PICK(0, 3, 90) : 0;
+}
+
 /* ---- running ----------------------------------------------------------- */
 
 static inline void program_print_case(const Case *c) {
@@ -177,6 +203,71 @@ static inline void program_check(const Case *c, attnc_plan *plan, int times) {
         arrays_free(&x);
         data_free(&d);
     }
+}
+
+/* ---- gradients --------------------------------------------------------- */
+
+/* The forward, then the backward, each with a schedule of its own. */
+static inline void program_grad_launch(const Case *c, attnc_plan *fwd,
+                                       attnc_plan *bwd, GradData *g,
+                                       Arrays *x) {
+    float *grad[SPEC_TENSORS];
+    for (int i = 0; i < x->count; i++) { /* a forward takes none */
+        grad[i] = x->of[i].grad;
+        x->of[i].grad = NULL;
+    }
+    case_launch(c, fwd, &g->d);
+    memcpy(g->d.o.kept, g->d.o.base, g->d.o.bytes);
+    memcpy(g->d.lse.kept, g->d.lse.base, g->d.lse.bytes);
+    for (int i = 0; i < x->count; i++)
+        x->of[i].grad = grad[i];
+    case_launch(c, bwd, &g->d);
+}
+
+static inline void program_grad_results(const Case *c, const GradData *g) {
+    attnc_spec s = grad_spec(c);
+    RefCheck r;
+    Err e = {0};
+    if (reference_check_bwd(&s, &g->d.args, 1, NULL, NULL, &r, &e))
+        fail_msg("reference: %s", e.text);
+    if (r.ok)
+        return;
+    program_print_case(c);
+    for (int i = 0; i < REF_GRADS; i++)
+        print_error("%s %.3g, unfused %.3g, limit %.3g\n",
+                    reference_grad_name(i), r.grad[i].err, r.grad[i].unfused,
+                    r.grad[i].limit);
+    for (int i = 0; i < r.tensors; i++)
+        print_error("%s %.3g, unfused %.3g, limit %.3g\n", r.tensor[i].name,
+                    r.tensor[i].err, r.tensor[i].unfused, r.tensor[i].limit);
+    fail_msg("%s", r.why);
+}
+
+static inline void program_grad_check(const Case *c, attnc_plan *fwd,
+                                      attnc_plan *bwd) {
+    GradData g;
+    Arrays x;
+    grad_make(c, &g);
+    laid_make(c, &g.d.args, &x);
+    program_grad_launch(c, fwd, bwd, &g, &x);
+    program_grad_results(c, &g);
+    grad_check_kept(c, &g);
+    arrays_free(&x);
+    grad_free(&g);
+}
+
+/* Plans for both passes: the forward's tile is the model's. */
+static inline void program_backward(const Case *c, int target, const char *tile,
+                                    int times) {
+    Case there = *c, back = *c;
+    there.spec.tensor_grads = 0;
+    back.spec = grad_spec(c);
+    attnc_plan *fwd = prepare(&there, target, NULL, NULL);
+    attnc_plan *bwd = prepare(&back, target, tile, NULL);
+    for (int i = 0; i < times; i++)
+        program_grad_check(c, fwd, bwd);
+    attnc_plan_release(fwd);
+    attnc_plan_release(bwd);
 }
 
 #endif

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Gradients under mask programs, score programs, patterns and biases in the
+ * kernels of GPUs, on emulated devices against f64. */
+#include "emu/programs.h"
+
+static void sizes(Case *c) {
+    c->kv_heads = random_int(1, 2);
+    c->heads = c->kv_heads * PICK(1, 1, 2, 3);
+    c->batch = random_int(1, 2);
+    c->nq = PICK(1, 5, 33, 64, 70);
+    c->nk = PICK(1, 7, 64, 65, 100);
+    c->layout = (int)random_int(0, LAYOUTS - 1);
+    c->mode = 0;
+    c->offset = PICK(0, 0, 3, -5, 40);
+}
+
+static Case program_case(int dtype, int dim) {
+    return case_of(dtype, dim, 0, ATTNC_MASK_NONE);
+}
+
+static void gradients_heed_masks(void **state) {
+    (void)state;
+    for (int i = 0; i < MASKS; i++) {
+        Case c = program_case(ATTNC_F16, 16);
+        set_mask(&c, masks[i]);
+        sizes(&c);
+        program_backward(&c, 1, NULL, 2);
+    }
+}
+
+static void gradients_pass_through_scores(void **state) {
+    (void)state;
+    for (int i = 0; i < SCORES; i++) {
+        Case c = program_case(ATTNC_F16, 16);
+        c.spec.score_program = program_of(scores[i], ATTNC_SCORE);
+        sizes(&c);
+        program_backward(&c, 1, NULL, 2);
+    }
+}
+
+/* ---- any mix ----------------------------------------------------------- */
+
+/* Tiles of both steps; what is not legal gives way to the model's. */
+static const char *const tiles[] = {
+    "block_k=32,block_q=16,warps=2,rows=16,stages=2,split=0,"
+    "dq_block_q=32,dq_block_k=16,dq_warps=2,dq_rows=16,dq_stages=2",
+    "block_k=16,block_q=32,warps=2,rows=16,stages=1,split=1,"
+    "dq_block_q=32,dq_block_k=48,dq_warps=1,dq_rows=32,dq_stages=1",
+    "block_k=16,block_q=8,warps=2,rows=8,stages=2,"
+    "dq_block_q=16,dq_block_k=16,dq_warps=1,dq_rows=16,dq_stages=2",
+    "block_k=32,block_q=16,warps=2,rows=16,stages=2,dq=2",
+    "block_k=32,block_q=16,warps=2,rows=16,stages=1,dq=3",
+    "block_k=128,block_q=16,warps=4,rows=32,stages=2,dq=1",
+    NULL};
+enum { TILES = sizeof tiles / sizeof *tiles };
+
+static void any_mix_agrees(void **state) {
+    (void)state;
+    for (int i = 0; i < (full() ? 300 : 25); i++) {
+        Case c = program_case((int)random_int(0, 2), (int)PICK(8, 16, 24, 40));
+        c.spec.head_dim_v = (int32_t)PICK(0, 0, 8, 32);
+        program_features(&c);
+        sizes(&c);
+        c.mode = (int32_t)random_int(0, c.spec.lens_k ? 2 : 1);
+        c.offset = c.mode ? 0 : c.offset;
+        program_backward(&c, (int)random_int(0, TARGETS - 1),
+                         tiles[random_int(0, TILES - 1)], 2);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gradients_heed_masks),
+        cmocka_unit_test(gradients_pass_through_scores),
+        cmocka_unit_test(any_mix_agrees),
+    };
+    random_start();
+    return can_emulate() ? cmocka_run_group_tests(tests, NULL, close_contexts)
+                         : 77;
+}
