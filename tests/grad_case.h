@@ -12,6 +12,24 @@ typedef struct GradData {
     float *dsink;
 } GradData;
 
+/* For AVX2 and f32: one pass, and two. */
+static const char *const grad_tiles[] = {
+    "block_q=48,block_k=32,vecs=3,keys=4,dims=4,kv_keys=6,kv_vecs=2,"
+    "chunk_k=64,parts=2,copy_kv=1",
+    "block_q=48,block_k=32,vecs=3,keys=4,dims=4,kv_keys=4,kv_vecs=3,"
+    "chunk_k=64,parts=0,copy_kv=0"};
+enum { GRAD_TILES = sizeof grad_tiles / sizeof *grad_tiles };
+
+static inline attnc_plan *plan_with(attnc_context *ctx, const attnc_spec *s,
+                                    const char *tile) {
+    attnc_shape h = ATTNC_SHAPE_DEFAULT;
+    attnc_prepare_options o = {sizeof o, tile};
+    attnc_plan *plan = NULL;
+    if (attnc_prepare_with(ctx, s, &h, &o, &plan))
+        fail_msg("prepare: %s", attnc_last_error()->text);
+    return plan;
+}
+
 static inline attnc_spec grad_spec(const Case *c) {
     attnc_spec s = c->spec;
     s.pass = ATTNC_PASS_BWD;

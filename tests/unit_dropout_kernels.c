@@ -5,6 +5,7 @@
 
 #include "case.h"
 #include "dropout.h"
+#include "runtime.h"
 
 /* ---- what kernels keep -------------------------------------------------- */
 
@@ -140,52 +141,78 @@ static void kernels_keep_what_the_definition_says(void **state) {
 
 /* ---- what the backward drops -------------------------------------------- */
 
+enum { NQ = 32, NK = 150 };
+
+static void launch_with(attnc_context *ctx, const attnc_spec *spec,
+                        const char *tile, attnc_args *a) {
+    attnc_shape any = ATTNC_SHAPE_DEFAULT;
+    attnc_prepare_options pin = {sizeof pin, tile};
+    attnc_plan *plan;
+    if (attnc_prepare_with(ctx, spec, &any, &pin, &plan) ||
+        attnc_workspace(plan, a, &a->workspace_bytes))
+        fail_msg("%s", attnc_last_error()->text);
+    a->workspace = aligned_alloc(64, (a->workspace_bytes / 64 + 1) * 64);
+    if (attnc_launch(plan, a, NULL))
+        fail_msg("%s", attnc_last_error()->text);
+    free(a->workspace);
+    attnc_plan_release(plan);
+}
+
 /* With dO = 1 for row i of a group's head h in column NQ h + i alone, and all
  * weights alike, dV[j] shows which rows keep key j. */
-static void gradients_drop_what_the_forward_drops(void **state) {
-    enum { NQ = 32, NK = 150 };
-    attnc_context *ctx = context_make(*(int *)*state, NULL, 2);
-    for (int kv_heads = 1; kv_heads <= 2; kv_heads++) {
-        static float in[2 * NK * 8], v[2 * NK * DV], o[2 * NQ * DV];
-        static float dout[2 * NQ * DV], dv[2 * NK * DV], lse[2 * NQ];
-        static float dq[2 * NQ * 8], dk[2 * NK * 8];
-        attnc_spec spec = spec_shown();
-        attnc_args a = ATTNC_ARGS_INIT;
-        spec.pass = ATTNC_PASS_BWD;
-        a.batch = 1;
-        a.heads = 2;
-        a.kv_heads = kv_heads;
-        a.seqlen_q = NQ;
-        a.seqlen_k = NK;
-        a.q = dense(in, 2, NQ, 8);
-        a.k = dense(in, kv_heads, NK, 8);
-        a.v = dense(v, kv_heads, NK, DV);
-        a.o = dense(o, 2, NQ, DV);
-        a.dout = dense(dout, 2, NQ, DV);
-        a.dq = dense(dq, 2, NQ, 8);
-        a.dk = dense(dk, kv_heads, NK, 8);
-        a.dv = dense(dv, kv_heads, NK, DV);
-        a.lse = lse;
-        a.lse_stride_h = NQ;
-        a.dropout_p = 0.4;
-        a.dropout_seed = random_bits();
-        for (int n = 0; n < 2 * NQ * DV; n++)
-            dout[n] = n / DV == n % DV;
-        for (int n = 0; n < 2 * NQ; n++)
-            lse[n] = logf(NK);
-        if (attnc_run(ctx, &spec, &a, NULL))
-            fail_msg("%s", attnc_last_error()->text);
-        const Dropout d = {.seed = a.dropout_seed,
-                           .heads = 2,
-                           .threshold = dropout_threshold(a.dropout_p)};
-        for (int n = 0; n < 2 * NQ * NK; n++) {
-            int h = n / NK / NQ, i = n / NK % NQ, j = n % NK;
-            bool kept = keeps(&d, 0, h, i, j);
-            const float *row = dv + ((kv_heads == 2 ? h : 0) * NK + j) * DV;
-            float want = kept ? dropout_scale(d.threshold) : 0;
-            assert_true(fabsf(row[h * NQ + i] * NK - want) < 1e-3f);
-        }
+static void check_dv(attnc_context *ctx, const char *tile, int kv_heads) {
+    static float in[2 * NK * 8], v[2 * NK * DV], o[2 * NQ * DV];
+    static float dout[2 * NQ * DV], dv[2 * NK * DV], lse[2 * NQ];
+    static float dq[2 * NQ * 8], dk[2 * NK * 8];
+    attnc_spec spec = spec_shown();
+    attnc_args a = ATTNC_ARGS_INIT;
+    spec.pass = ATTNC_PASS_BWD;
+    a.batch = 1;
+    a.heads = 2;
+    a.kv_heads = kv_heads;
+    a.seqlen_q = NQ;
+    a.seqlen_k = NK;
+    a.q = dense(in, 2, NQ, 8);
+    a.k = dense(in, kv_heads, NK, 8);
+    a.v = dense(v, kv_heads, NK, DV);
+    a.o = dense(o, 2, NQ, DV);
+    a.dout = dense(dout, 2, NQ, DV);
+    a.dq = dense(dq, 2, NQ, 8);
+    a.dk = dense(dk, kv_heads, NK, 8);
+    a.dv = dense(dv, kv_heads, NK, DV);
+    a.lse = lse;
+    a.lse_stride_h = NQ;
+    a.dropout_p = 0.4;
+    a.dropout_seed = random_bits();
+    for (int n = 0; n < 2 * NQ * DV; n++)
+        dout[n] = n / DV == n % DV;
+    for (int n = 0; n < 2 * NQ; n++)
+        lse[n] = logf(NK);
+    launch_with(ctx, &spec, tile, &a);
+    const Dropout d = {.seed = a.dropout_seed,
+                       .heads = 2,
+                       .threshold = dropout_threshold(a.dropout_p)};
+    for (int n = 0; n < 2 * NQ * NK; n++) {
+        int h = n / NK / NQ, i = n / NK % NQ, j = n % NK;
+        bool kept = keeps(&d, 0, h, i, j);
+        const float *row = dv + ((kv_heads == 2 ? h : 0) * NK + j) * DV;
+        float want = kept ? dropout_scale(d.threshold) : 0;
+        assert_true(fabsf(row[h * NQ + i] * NK - want) < 1e-3f);
     }
+}
+
+/* Whatever the tile. */
+static void gradients_drop_what_the_forward_drops(void **state) {
+    static const char *const tiles[] = {
+        NULL,
+        "block_q=8,block_k=24,vecs=1,keys=8,dims=8,chunk_k=72,parts=2",
+        "block_q=48,block_k=40,vecs=2,keys=5,dims=6,chunk_k=40,parts=0",
+    };
+    int kernel = *(int *)*state;
+    attnc_context *ctx = context_make(kernel, NULL, 2);
+    bool pinned = kernel == KERNEL_COMPILED && probe_runs("avx2");
+    for (int i = 0; i < (pinned ? 6 : 2); i++)
+        check_dv(ctx, tiles[i / 2], 1 + i % 2);
     attnc_context_destroy(ctx);
 }
 

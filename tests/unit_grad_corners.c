@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Gradients at the corners: nothing to see, padding and masked keys full of
- * NaN, gradients of O that are not finite; the same bits on any number of
- * threads and on repeat; the workspace is what the formula says. */
+ * NaN, gradients of O that are not finite; the workspace is what the formula
+ * says. */
 #include "grad_case.h"
 #include "runtime.h"
 
@@ -18,23 +18,6 @@ static Case corner_case(int mask) {
     return c;
 }
 
-static attnc_plan *plan_with(attnc_context *ctx, const attnc_spec *s,
-                             const char *tile) {
-    attnc_shape h = ATTNC_SHAPE_DEFAULT;
-    attnc_prepare_options o = {sizeof o, tile};
-    attnc_plan *plan = NULL;
-    if (attnc_prepare_with(ctx, s, &h, &o, &plan))
-        fail_msg("prepare: %s", attnc_last_error()->text);
-    return plan;
-}
-
-static const char *const tiles[] = {
-    "block_q=48,block_k=32,vecs=3,keys=4,dims=4,kv_keys=6,kv_vecs=2,"
-    "chunk_k=64,parts=2,copy_kv=1",
-    "block_q=48,block_k=32,vecs=3,keys=4,dims=4,kv_keys=4,kv_vecs=3,"
-    "chunk_k=64,parts=0,copy_kv=0"};
-enum { TILES = sizeof tiles / sizeof *tiles };
-
 /* Runs fn for both strategies on the compiled kernel, or on the built-in. */
 static void each_plan(int kernel, Case *c,
                       void (*fn)(Case *c, attnc_plan *fwd, attnc_plan *bwd)) {
@@ -43,9 +26,9 @@ static void each_plan(int kernel, Case *c,
     attnc_spec s = grad_spec(c);
     attnc_plan *fwd = plan_make(ctx, &c->spec, NULL);
     bool avx2 = kernel == KERNEL_COMPILED && probe_runs("avx2");
-    int n = !avx2 ? 1 : s.dtype == ATTNC_F32 ? TILES : 1;
+    int n = !avx2 ? 1 : s.dtype == ATTNC_F32 ? GRAD_TILES : 1;
     for (int i = 0; i < n; i++) {
-        attnc_plan *bwd = plan_with(ctx, &s, avx2 ? tiles[i] : NULL);
+        attnc_plan *bwd = plan_with(ctx, &s, avx2 ? grad_tiles[i] : NULL);
         fn(c, fwd, bwd);
         attnc_plan_release(bwd);
     }
@@ -144,92 +127,6 @@ static void padding_gets_exact_zeros(void **state) {
     }
 }
 
-/* ---- the same bits ----------------------------------------------------- */
-
-static void keep_results(const GradData *g, Block out[3]) {
-    const Block *from[] = {&g->dq, &g->dk, &g->dv};
-    for (int i = 0; i < 3; i++) {
-        out[i] =
-            (Block){.base = malloc(from[i]->bytes), .bytes = from[i]->bytes};
-        memcpy(out[i].base, from[i]->base, from[i]->bytes);
-    }
-}
-
-/* On 1, 2 and 5 threads, each twice, into fresh poison. */
-static void check_repeats(int kernel, Case *c, const char *tile) {
-    GradData g;
-    Block first[3] = {{0}};
-    attnc_spec s = grad_spec(c);
-    grad_make(c, &g);
-    for (int i = 0; i < 6; i++) {
-        attnc_context *ctx =
-            context_make(kernel, NULL, (int[]){1, 2, 5}[i / 2]);
-        attnc_plan *fwd = plan_make(ctx, &c->spec, NULL);
-        attnc_plan *bwd = plan_with(ctx, &s, tile);
-        grad_poison(&g);
-        grad_launch(c, fwd, bwd, &g);
-        if (i == 0)
-            keep_results(&g, first);
-        Block *now[] = {&g.dq, &g.dk, &g.dv};
-        for (int k = 0; k < 3; k++)
-            assert_memory_equal(first[k].base, now[k]->base, now[k]->bytes);
-        attnc_plan_release(fwd);
-        attnc_plan_release(bwd);
-        attnc_context_destroy(ctx);
-    }
-    for (int k = 0; k < 3; k++)
-        free(first[k].base);
-    grad_free(&g);
-}
-
-static void threads_and_repeats_change_no_bit(void **state) {
-    int kernel = *(int *)*state;
-    Case c = corner_case(ATTNC_MASK_CAUSAL);
-    c.nk = 400;
-    c.spec.sink = 1;
-    check_repeats(kernel, &c, NULL);
-    for (int i = 0; kernel == KERNEL_COMPILED && i < TILES; i++)
-        if (probe_runs("avx2"))
-            check_repeats(kernel, &c, tiles[i]);
-}
-
-/* A sequence alone and among others, under batch_invariant. */
-static void company_changes_no_bit(void **state) {
-    attnc_context *ctx = context_make(*(int *)*state, NULL, 2);
-    Case many = corner_case(ATTNC_MASK_CAUSAL), alone;
-    GradData g;
-    many.spec.batch_invariant = 1;
-    many.batch = 5;
-    many.layout = BHND;
-    alone = many;
-    alone.batch = 1;
-    grad_make(&many, &g);
-    attnc_spec s = grad_spec(&many);
-    attnc_shape h = ATTNC_SHAPE_DEFAULT;
-    h.batch = 64;
-    attnc_plan *fwd = plan_make(ctx, &many.spec, NULL);
-    attnc_plan *bwd = plan_make(ctx, &s, &h);
-    attnc_plan *bwd1 = plan_make(ctx, &s, NULL);
-    grad_launch(&many, fwd, bwd, &g);
-    Block kept[3];
-    keep_results(&g, kept);
-    grad_poison(&g);
-    g.d.args.batch = 1;
-    case_launch(&alone, bwd1, &g.d);
-    Block *now[] = {&g.dq, &g.dk, &g.dv};
-    for (int k = 0; k < 3; k++) {
-        size_t part = (now[k]->bytes - 2 * GUARD) / 5;
-        assert_memory_equal(kept[k].base + GUARD, now[k]->base + GUARD, part);
-        free(kept[k].base);
-    }
-    g.d.args.batch = 5;
-    grad_free(&g);
-    attnc_plan_release(fwd);
-    attnc_plan_release(bwd);
-    attnc_plan_release(bwd1);
-    attnc_context_destroy(ctx);
-}
-
 /* ---- memory ------------------------------------------------------------ */
 
 /* B H N (4 d + 8) bytes, and for each further partial sum of dQ 4 d more;
@@ -265,8 +162,6 @@ int main(void) {
         ON_BOTH(empty_sequences_among_others),
         ON_BOTH(what_is_hidden_may_hold_anything),
         ON_BOTH(padding_gets_exact_zeros),
-        ON_BOTH(threads_and_repeats_change_no_bit),
-        ON_BOTH(company_changes_no_bit),
         cmocka_unit_test(the_workspace_is_linear),
     };
     random_start();
