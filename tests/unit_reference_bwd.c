@@ -42,6 +42,64 @@ static void gradients_are_finite_differences(void **state) {
     }
 }
 
+/* ---- packed sequences, key lengths ------------------------------------- */
+
+/* Rows of one head: the packed result's, and those of the sequence alone. */
+static void check_rows(const double *all, const double *one, int64_t heads,
+                       int64_t longest, int64_t rows, int dim) {
+    for (int64_t h = 0; h < heads; h++)
+        for (int64_t n = 0; n < rows * dim; n++)
+            assert_true(all[h * longest * dim + n] == one[h * rows * dim + n]);
+}
+
+/* Sequence b of *all as an entry of its own, of its visible keys alone. */
+static attnc_args alone(const Case *c, const GradData *all, int64_t b,
+                        int64_t keys) {
+    const Data *d = &all->d;
+    attnc_args a = d->args;
+    attnc_tensor *t[] = {&a.q, &a.o, &a.dout, &a.k, &a.v};
+    for (int i = 0; i < 5; i++)
+        t[i]->data = element(c, t[i], b, 0, (i < 3 ? d->cu_q : d->cu_k)[b]);
+    a.cu_seqlens_q = a.cu_seqlens_k = a.lens_k = NULL;
+    a.batch = 1;
+    a.seqlen_q = d->cu_q[b + 1] - d->cu_q[b];
+    a.seqlen_k = keys;
+    a.dropout_b0 += c->spec.dropout ? b : 0;
+    a.lse += d->cu_q[b];
+    a.dlse = a.dlse ? a.dlse + d->cu_q[b] : NULL;
+    return a;
+}
+
+/* To the last bit. With finite differences of dense ones, this is all. */
+static void packed_sequences_have_the_gradients_of_each_alone(void **state) {
+    (void)state;
+    for (int i = 0; i < 8; i++) {
+        Case c = small_case(i % 4);
+        GradData g;
+        Err e = {0};
+        double x[3][4 * 4 * 5 * 4], y[3][4 * 7 * 4];
+        c.spec.varlen = c.spec.lens_k = 1;
+        c.spec.dropout = i / 4;
+        c.batch = 4;
+        grad_make(&c, &g);
+        attnc_spec bwd = grad_spec(&c), dense = bwd;
+        const attnc_args *a = &g.d.args;
+        dense.varlen = dense.lens_k = 0;
+        assert_int_equal(reference_bwd(&bwd, a, x[0], x[1], x[2], NULL, &e), 0);
+        for (int64_t b = 0; b < c.batch; b++) {
+            int64_t n = g.d.cu_k[b + 1] - g.d.cu_k[b], len = g.d.lens_k[b];
+            int64_t keys = len < n ? len : n;
+            attnc_args o = alone(&c, &g, b, keys);
+            assert_int_equal(
+                reference_bwd(&dense, &o, y[0], y[1], y[2], NULL, &e), 0);
+            check_rows(x[0] + b * 4 * c.nq * 4, y[0], 4, c.nq, o.seqlen_q, 4);
+            check_rows(x[1] + b * 2 * c.nk * 4, y[1], 2, c.nk, keys, 4);
+            check_rows(x[2] + b * 2 * c.nk * 3, y[2], 2, c.nk, keys, 3);
+        }
+        grad_free(&g);
+    }
+}
+
 /* ---- the verdict ------------------------------------------------------- */
 
 /* The f64 gradients, rounded to the type, as those of a launch. */
@@ -119,6 +177,7 @@ static void wrong_gradients_are_named(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_are_finite_differences),
+        cmocka_unit_test(packed_sequences_have_the_gradients_of_each_alone),
         cmocka_unit_test(wrong_gradients_are_named),
     };
     random_start();
