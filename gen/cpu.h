@@ -137,6 +137,8 @@ int64_t spec_values_bytes(const attnc_spec *s);
 static inline int64_t builtin_scratch(const attnc_spec *s) {
     int64_t d = s->head_dim, dv = s->head_dim_v ? s->head_dim_v : d;
     int64_t row = (d + 3) / 4 * 4 + (dv + 3) / 4 * 4;
+    if (s->pass == ATTNC_PASS_MERGE)
+        return 0;
     if (s->pass == ATTNC_PASS_BWD)
         return spec_values_bytes(s) +
                4 * ((3 * BUILTIN_ROWS + 2 * BUILTIN_KEYS) * row +

@@ -154,7 +154,7 @@ typedef struct Extent {
 
 /* clang-format off */
 #define ROLE_LIST(X)                                                           \
-    X(fwd) X(fwd_split) X(combine)                                             \
+    X(fwd) X(fwd_split) X(combine) X(merge)                                    \
     X(delta) X(bwd) X(bwd_dkdv) X(bwd_dq) X(dq_sum) X(dsink) X(dtensor)
 enum role {
 #define X(name) ROLE_##name,
@@ -413,6 +413,9 @@ int64_t model_scratch_bytes(const attnc_spec *s, const Device *d,
                             const Tile *t);
 void model_figures(const attnc_spec *s, const attnc_shape *h, const Device *d,
                    const Tile *t, Figures *out);
+
+/* Parts of the keys whose O and LSE a combine makes one of. */
+double model_parts(const attnc_shape *h, int split_k);
 
 /* Keys between the first one any of `width` neighbouring queries sees and
  * the last one, summed over all queries. */

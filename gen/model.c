@@ -332,11 +332,16 @@ static void cpu_fwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
 
 /* ---- the other families ------------------------------------------------ */
 
+/* How many parts a row has; those of a merge, which no hint tells, as two. */
+double model_parts(const attnc_shape *h, int split_k) {
+    return split_k ? ceil_div((double)h->seqlen_k, split_k) : 2;
+}
+
 /* Every split's O and LSE in, O and LSE out. */
 static void cpu_combine(const attnc_spec *s, const attnc_shape *h,
                         const Device *d, const Tile *t, Figures *f) {
     double rows = (double)h->batch * (double)h->heads * (double)h->seqlen_q;
-    double splits = ceil_div((double)h->seqlen_k, t->v[T_cpu_combine_split_k]);
+    double splits = model_parts(h, t->v[T_cpu_combine_split_k]);
     double row_blocks = ceil_div((double)(h->heads / h->kv_heads * h->seqlen_q),
                                  t->v[T_cpu_combine_rows]);
     f->dram_bytes = rows * (s->head_dim_v * dtype_bytes(s->dtype) + 4);
@@ -376,8 +381,8 @@ void model_figures(const attnc_spec *s, const attnc_shape *h, const Device *d,
         return;
     }
     f.sram_footprint = (double)model_scratch_bytes(s, d, t);
-    if (t->family == TILE_cpu_combine)
-        cpu_combine(s, h, d, t, &f);
+    if (t->family == TILE_cpu_combine || s->pass == ATTNC_PASS_MERGE)
+        cpu_combine(s, h, d, t, &f); /* the built-in's rows stand first, too */
     else if (t->family == TILE_builtin)
         builtin(s, h, d, &f);
     else if (t->family == TILE_cpu_bwd)

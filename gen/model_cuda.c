@@ -331,7 +331,7 @@ static void combine(const attnc_spec *s, const attnc_shape *h, const Device *d,
                     const Tile *t, Figures *f) {
     double rows = (double)h->batch * (double)h->heads * (double)h->seqlen_q;
     double merge = t->v[T_cuda_combine_merge_rows];
-    double splits = ceil((double)h->seqlen_k / t->v[T_cuda_combine_split_k]);
+    double splits = model_parts(h, t->v[T_cuda_combine_split_k]);
     double warps = fmin(d->max_threads / WARP, d->max_blocks * merge);
     double steps = splits * ceil((s->head_dim_v + 1) / (double)WARP);
     f->dram_bytes = rows * (s->head_dim_v * dtype_bytes(s->dtype) + 4);

@@ -198,7 +198,7 @@ static int choose_tile(const Choice *c, Step *step, int family, int split_k,
         return choose_tile(c, step, family, split_k, false, e);
     }
     step->tile = tile_safe(&p->device, family);
-    if (split_k)
+    if (f.split_field >= 0)
         step->tile.v[f.split_field] = split_k;
     if (tile_legal(&p->spec, &p->shape, &p->device, &step->tile, why))
         return 0;
@@ -314,7 +314,8 @@ static int check_used(const Plan *p, const Fixed *pin, Err *e) {
     return 0;
 }
 
-/* The families of a plan's steps: forward, combine; or backward, rows. */
+/* The families of a plan's steps: forward, combine; or backward, rows; or
+ * the combine alone. */
 static int families_of(const Plan *p, const Pins *pins, int out[4], Err *e) {
     bool cpu = p->device.kind == DEVICE_CPU;
     bool bwd = p->spec.pass == ATTNC_PASS_BWD;
@@ -325,6 +326,10 @@ static int families_of(const Plan *p, const Pins *pins, int out[4], Err *e) {
     out[2] = -1;
     if (bwd && !cpu)
         cuda_bwd_families(&p->spec, &p->device, out);
+    if (p->spec.pass == ATTNC_PASS_MERGE) {
+        out[0] = out[1];
+        out[1] = -1;
+    }
     if (!pins->builtin)
         return 0;
     if (!cpu)
@@ -372,6 +377,12 @@ static int choose_backward(const Choice *c, Err *e) {
     return 0;
 }
 
+static int choose_merge(const Choice *c, Err *e) {
+    c->p->nstep = 1;
+    c->p->step[0].role = ROLE_merge;
+    return choose_tile(c, &c->p->step[0], c->families[0], 0, true, e);
+}
+
 static int choose_steps(Plan *p, const Pins *pins, Err *e) {
     int families[4];
     Choice c = {.p = p, .pins = pins, .families = families};
@@ -381,8 +392,9 @@ static int choose_steps(Plan *p, const Pins *pins, Err *e) {
     if (code)
         return code;
     read_table(pins->table, families, &c.table, p);
-    code = p->spec.pass == ATTNC_PASS_BWD ? choose_backward(&c, e)
-                                          : choose_forward(&c, e);
+    code = p->spec.pass == ATTNC_PASS_BWD     ? choose_backward(&c, e)
+           : p->spec.pass == ATTNC_PASS_MERGE ? choose_merge(&c, e)
+                                              : choose_forward(&c, e);
     return code ? code : check_used(p, &c.pin, e);
 }
 

@@ -113,7 +113,8 @@ static bool uses(const attnc_spec *s, int role, int id) {
         return false;
     if (s->pass == ATTNC_PASS_BWD)
         return plan_bwd_uses(role, id);
-    bool keys = role != ROLE_combine, out = role != ROLE_fwd_split;
+    bool keys = role == ROLE_fwd || role == ROLE_fwd_split;
+    bool out = role != ROLE_fwd_split;
     switch (id) {
     case PARAM_q:
     case PARAM_k:
@@ -159,12 +160,16 @@ static bool uses(const attnc_spec *s, int role, int id) {
         return keys;
     case PARAM_part_o:
     case PARAM_part_lse:
-        return role != ROLE_fwd;
+        return role == ROLE_fwd_split || role == ROLE_combine;
+    case PARAM_parts:
+    case PARAM_part_count:
+        return role == ROLE_merge;
+    case PARAM_seqlen_k:
+        return role != ROLE_merge;
     case PARAM_batch:
     case PARAM_heads:
     case PARAM_kv_heads:
     case PARAM_seqlen_q:
-    case PARAM_seqlen_k:
     case PARAM_cu_seqlens_q:
         return true;
     default: /* the built-in kernel's, and those of the backward */
@@ -259,7 +264,8 @@ static int heads_of(const Tile *t) {
 static Extent grid_of(const Step *s) {
     int rows = s->tile.v[0], family = s->tile.family;
     if (family == TILE_cpu_bwd || family == TILE_cpu_rows ||
-        (family == TILE_builtin && s->role != ROLE_fwd))
+        (family == TILE_builtin && s->role != ROLE_fwd &&
+         s->role != ROLE_merge))
         return plan_bwd_grid(s);
     if (cuda_is_bwd(family))
         return cuda_bwd_grid(s);

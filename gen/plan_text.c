@@ -199,6 +199,14 @@ static bool is_backward(const Plan *p) {
     return builtin || rows->family == TILE_cpu_rows;
 }
 
+/* Of parts the caller has: split_k 0. */
+static bool is_merge(const Plan *p) {
+    const Tile *t = &p->step[0].tile;
+    return p->nstep == 1 && p->step[0].role == ROLE_merge &&
+           (t->family == TILE_cpu_combine || t->family == TILE_cuda_combine ||
+            t->family == TILE_builtin);
+}
+
 /* The steps a plan can have, and a legal tile of the right family in each. */
 static int check_steps(const Plan *p, Err *e) {
     const Step *s = p->step;
@@ -211,7 +219,9 @@ static int check_steps(const Plan *p, Err *e) {
                  s[1].role == ROLE_combine && merges(t->family, u->family) &&
                  split_of(t) > 0 && split_of(t) == split_of(u);
     bool bwd = p->spec.pass == ATTNC_PASS_BWD;
-    bool legal = bwd ? is_backward(p) || cuda_bwd_plan(p) : fwd || split;
+    bool legal = bwd ? is_backward(p) || cuda_bwd_plan(p)
+                 : p->spec.pass == ATTNC_PASS_MERGE ? is_merge(p)
+                                                    : fwd || split;
     for (int i = 0; legal && i < p->nstep; i++)
         legal = tile_legal(&p->spec, &p->shape, &p->device, &s[i].tile, why);
     if (legal)

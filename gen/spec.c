@@ -205,6 +205,34 @@ int spec_parse(const char *text, attnc_spec *s, Err *e) {
 
 /* ---- checking ---------------------------------------------------------- */
 
+static bool is_set(const attnc_spec *s, const Field *f) {
+    return f->kind == FIELD_TEXT ? *text_place(s, f) != NULL
+                                 : *place(s, f) != f->def;
+}
+
+/* What a merge has nothing to do with: all that says which scores there are. */
+static int check_merge(const attnc_spec *s, Err *e) {
+    static const char *const read[] = {
+        "pass",   "dtype", "head_dim",      "head_dim_v",
+        "varlen", "sink",  "deterministic", "batch_invariant"};
+    enum { READ = sizeof read / sizeof *read };
+    for (int i = 0; i < FIELDS; i++) {
+        int n = 0;
+        while (n < READ && strcmp(fields[i].name, read[n]))
+            n++;
+        if (n == READ && is_set(s, &fields[i]))
+            return err_set(e, ERR_REQUEST, "spec", fields[i].name,
+                           "pass=merge does not read it; accepted: its default "
+                           "(attnc_merge takes the spec of the parts)");
+    }
+    if (s->head_dim == s->head_dim_v)
+        return 0;
+    return err_set(e, ERR_REQUEST, "spec", "head_dim",
+                   "%d; pass=merge has rows of O alone, nearest: head_dim_v = "
+                   "%d",
+                   s->head_dim, s->head_dim_v);
+}
+
 int spec_check(const attnc_spec *in, attnc_spec *out, Err *e) {
     attnc_spec s = ATTNC_SPEC_DEFAULT;
     int code = struct_copy(&s, sizeof s, in, "spec", e);
@@ -221,7 +249,7 @@ int spec_check(const attnc_spec *in, attnc_spec *out, Err *e) {
     if (!s.head_dim_v)
         s.head_dim_v = s.head_dim;
     *out = s;
-    return 0;
+    return s.pass == ATTNC_PASS_MERGE ? check_merge(&s, e) : 0;
 }
 
 /* ---- spec -> text ------------------------------------------------------ */

@@ -8,7 +8,8 @@
 #include <stdint.h>
 
 /* X(enumerator suffix, spelling) */
-#define ATTNC_PASS_LIST(X) X(PASS_FWD, "fwd") X(PASS_BWD, "bwd")
+#define ATTNC_PASS_LIST(X)                                                     \
+    X(PASS_FWD, "fwd") X(PASS_BWD, "bwd") X(PASS_MERGE, "merge")
 #define ATTNC_DTYPE_LIST(X) X(F32, "f32") X(F16, "f16") X(BF16, "bf16")
 #define ATTNC_F32_MATH_LIST(X) X(MATH_IEEE, "ieee") X(MATH_TF32, "tf32")
 #define ATTNC_MASK_LIST(X)                                                     \

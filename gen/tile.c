@@ -250,9 +250,11 @@ static bool cpu_fwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
 
 bool tile_legal(const attnc_spec *s, const attnc_shape *h, const Device *d,
                 const Tile *t, char why[TILE_WHY]) {
+    bool merge = s->pass == ATTNC_PASS_MERGE; /* no splits, but parts */
     const TileRange combine[] = {
         {"rows", t->v[T_cpu_combine_rows], 1, 1024},
-        {"split_k", t->v[T_cpu_combine_split_k], 8, 1 << 30},
+        {"split_k", t->v[T_cpu_combine_split_k], merge ? 0 : 8,
+         merge ? 0 : 1 << 30},
     };
     const TileRange constant = {"rows", t->v[T_builtin_rows], BUILTIN_ROWS,
                                 BUILTIN_ROWS};

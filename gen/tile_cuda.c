@@ -238,10 +238,12 @@ static bool fwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
 
 bool tile_cuda_legal(const attnc_spec *s, const Device *d, const Tile *t,
                      char why[TILE_WHY]) {
+    bool merge = s->pass == ATTNC_PASS_MERGE; /* no splits, but parts */
     const TileRange combine[] = {
         {"merge_rows", t->v[T_cuda_combine_merge_rows], 1,
          BLOCK_THREADS / WARP},
-        {"split_k", t->v[T_cuda_combine_split_k], 8, 1 << 30},
+        {"split_k", t->v[T_cuda_combine_split_k], merge ? 0 : 8,
+         merge ? 0 : 1 << 30},
     };
     if (d->kind == DEVICE_CPU)
         return tile_refuse(why, "family %s needs a GPU, not %s",

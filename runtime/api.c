@@ -157,7 +157,7 @@ static void take_builtin(const Plan *p, Kernel *k) {
                                              int64_t) = {
         [ROLE_fwd] = builtin_fwd,         [ROLE_bwd_dkdv] = builtin_bwd_dkdv,
         [ROLE_bwd_dq] = builtin_bwd_dq,   [ROLE_dsink] = builtin_dsink,
-        [ROLE_dtensor] = builtin_dtensor,
+        [ROLE_dtensor] = builtin_dtensor, [ROLE_merge] = builtin_merge,
     };
     *k = (Kernel){.backend = &backend_cpu, .compiler = "builtin"};
     for (int i = 0; i < p->nstep; i++)

@@ -11,7 +11,7 @@
 
 /* Positions inside a sequence fit int32 in every kernel, with room for the
  * sum of two. */
-enum { LENGTH_MAX = 1 << 30 };
+enum { LENGTH_MAX = 1 << 30, PARTS_MAX = 1 << 20 };
 
 int args_check_sizes(const attnc_args *a, Err *e) {
     const struct {
@@ -125,8 +125,9 @@ static int check_tensors(const Plan *p, const attnc_args *a, Err *e) {
     const attnc_spec *s = &p->spec;
     const attnc_shape *h = &p->shape;
     int64_t batch = s->varlen ? 1 : a->batch;
+    bool merge = s->pass == ATTNC_PASS_MERGE;
     int64_t nq = rows_of(p, a->cu_seqlens_q, a->batch, a->seqlen_q);
-    int64_t nk = rows_of(p, a->cu_seqlens_k, a->batch, a->seqlen_k);
+    int64_t nk = merge ? 0 : rows_of(p, a->cu_seqlens_k, a->batch, a->seqlen_k);
     int64_t hq = a->heads, hk = a->kv_heads, d = s->head_dim;
     int64_t dv = s->head_dim_v;
     bool bwd = s->pass == ATTNC_PASS_BWD;
@@ -141,7 +142,7 @@ static int check_tensors(const Plan *p, const attnc_args *a, Err *e) {
         {"dk", &a->dk, hk, nk, d, h->align_k, "align_k", no_k, true},
         {"dv", &a->dv, hk, nk, dv, h->align_v, "align_v", no_k, true},
     };
-    for (int i = 0; i < (bwd ? 8 : 4); i++)
+    for (int i = merge ? 3 : 0; i < (bwd ? 8 : 4); i++)
         if (check_tensor(p, &views[i], batch, e) ||
             (views[i].output && check_output(&views[i], batch, e)))
             return e->code;
@@ -176,7 +177,8 @@ static int check_lengths(const Plan *p, const attnc_args *a, Err *e) {
     } lists[] = {{"lens_k", "lens_k", a->lens_k, s->lens_k},
                  {"cu_seqlens_q", "varlen", a->cu_seqlens_q, s->varlen},
                  {"cu_seqlens_k", "varlen", a->cu_seqlens_k, s->varlen}};
-    for (int i = 0; i < 3; i++)
+    bool merge = s->pass == ATTNC_PASS_MERGE; /* has no keys */
+    for (int i = 0; i < (merge ? 2 : 3); i++)
         if (!lists[i].given != !lists[i].wanted)
             REFUSE(lists[i].name, "%s, but the spec says %s=%d",
                    lists[i].given ? "given" : "NULL", lists[i].field,
@@ -191,9 +193,9 @@ static int check_lengths(const Plan *p, const attnc_args *a, Err *e) {
         return 0;
     int rc = check_cu_seqlens("cu_seqlens_q", a->cu_seqlens_q, a->batch,
                               a->seqlen_q, e);
-    return rc ? rc
-              : check_cu_seqlens("cu_seqlens_k", a->cu_seqlens_k, a->batch,
-                                 a->seqlen_k, e);
+    return rc || merge ? rc
+                       : check_cu_seqlens("cu_seqlens_k", a->cu_seqlens_k,
+                                          a->batch, a->seqlen_k, e);
 }
 
 static int broken(const char *promise, int64_t promised, const char *what,
@@ -227,6 +229,48 @@ static int check_promises(const Plan *p, const attnc_args *a, Err *e) {
     return rc ? rc
               : check_multiple("mult_k", h->mult_k, "seqlen_k", a->seqlen_k,
                                a->cu_seqlens_k, a->batch, e);
+}
+
+/* Of the list that a GPU's memory holds nothing is read here. */
+static int check_part(const Plan *p, const attnc_args *a, int64_t i, Err *e) {
+    const attnc_part *x = &a->parts[i];
+    const attnc_spec *s = &p->spec;
+    Plan own = {.spec.dtype = x->f32 ? ATTNC_F32 : s->dtype};
+    int64_t rows = rows_of(p, a->cu_seqlens_q, a->batch, a->seqlen_q);
+    View v = {"parts",
+              &x->o,
+              a->heads,
+              rows,
+              s->head_dim_v,
+              dtype_bytes(own.spec.dtype),
+              "alignment to elements",
+              !a->batch || !rows,
+              false};
+    if (x->f32 != 0 && x->f32 != 1)
+        REFUSE("parts", "[%lld].f32 is %lld; accepted: 0 1", (long long)i,
+               (long long)x->f32);
+    if (!v.empty && !x->lse)
+        REFUSE("parts", "[%lld].lse is NULL", (long long)i);
+    return check_tensor(&own, &v, s->varlen ? 1 : a->batch, e);
+}
+
+static int check_parts(const Plan *p, const attnc_args *a, Err *e) {
+    bool merge = p->spec.pass == ATTNC_PASS_MERGE;
+    if (!merge && (a->parts || a->part_count))
+        REFUSE(a->parts ? "parts" : "part_count",
+               "given, but the spec says pass=%s",
+               spec_spelling(&p->spec, "pass"));
+    if (!merge)
+        return 0;
+    if (!a->parts)
+        REFUSE("parts", "NULL; pass=merge reads them");
+    if (a->part_count < 1 || a->part_count > PARTS_MAX)
+        REFUSE("part_count", "%lld; accepted: 1..%d", (long long)a->part_count,
+               PARTS_MAX);
+    for (int64_t i = 0; i < a->part_count && readable(p); i++)
+        if (check_part(p, a, i, e))
+            return e->code;
+    return 0;
 }
 
 /* A number that the spec's mask does not read would be ignored: refused. */
@@ -355,6 +399,7 @@ int args_check(const Plan *p, const attnc_args *a, Err *e) {
     rc = rc ? rc : check_rows(p, a, e);
     rc = rc ? rc : check_lengths(p, a, e);
     rc = rc ? rc : check_tensors(p, a, e);
+    rc = rc ? rc : check_parts(p, a, e);
     rc = rc ? rc : check_promises(p, a, e);
     rc = rc ? rc : check_mask(&p->spec, a, e);
     rc = rc ? rc : check_distance(&p->spec, a, e);

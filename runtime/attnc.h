@@ -142,6 +142,15 @@ typedef struct attnc_array {
     float *grad; /* pass=bwd and spec.tensor_grads: dense, in C order */
 } attnc_array;
 
+/* What attention over some of the keys left, for pass=merge: as o and lse of
+ * attnc_args. */
+typedef struct attnc_part {
+    attnc_tensor o; /* [B, H, Nq, dv]; varlen [total_q, H, dv] */
+    const float *lse;
+    int64_t lse_stride_b, lse_stride_h;
+    int64_t f32; /* 1: o is f32, whatever the spec's dtype; else 0 */
+} attnc_part;
+
 /* Everything a launch reads. Start from ATTNC_ARGS_INIT.
  *   q [B, H, Nq, d]   k [B, HK, Nk, d]   v [B, HK, Nk, dv]   o [B, H, Nq, dv]
  *   lse [B, H, Nq] f32, natural log, row stride 1; may be NULL
@@ -154,7 +163,11 @@ typedef struct attnc_array {
  * pass=bwd reads q, k, v, the o and lse of the forward (lse is needed; both may
  * be merged from several ones) and dout, the gradient of o, and dlse, that of
  * lse; it writes dq, dk, dv and with a sink dsink, summed over the batch. Rows
- * of dk and dv behind a key length are zeros. */
+ * of dk and dv behind a key length are zeros.
+ * pass=merge reads parts and writes o and lse: those of attention over the keys
+ * of all parts, which have the same queries. A row's part with an lse of
+ * -INFINITY takes no part in it. The sink is one key more: either the merge has
+ * it, or one of the parts. */
 typedef struct attnc_args {
     size_t struct_size;
     int64_t batch, heads, kv_heads, seqlen_q, seqlen_k;
@@ -186,6 +199,9 @@ typedef struct attnc_args {
     int64_t dropout_b0, dropout_h0, dropout_heads;
     const attnc_array *tensors; /* those that programs read, in any order */
     int64_t tensor_count;
+    const attnc_part *parts; /* pass=merge: [part_count], in the memory of the
+                                device like what they point to */
+    int64_t part_count;
 } attnc_args;
 #define ATTNC_ARGS_INIT                                                        \
     { .struct_size = sizeof(attnc_args), .scale = NAN }
@@ -246,6 +262,13 @@ ATTNC_API int attnc_launch(const attnc_plan *plan, const attnc_args *args,
  * workspace when args has none, launches. */
 ATTNC_API int attnc_run(attnc_context *ctx, const attnc_spec *spec,
                         const attnc_args *args, void *stream);
+/* One result from those of parts of the keys: attnc_run with pass=merge. spec
+ * and args may be those the parts were computed with: only what a merge reads
+ * is taken (dtype, head_dim_v, varlen, sink; sizes, cu_seqlens_q, sink, o, lse,
+ * workspace). `parts` has `count` of them, 1 and more, and is device memory. */
+ATTNC_API int attnc_merge(attnc_context *ctx, const attnc_spec *spec,
+                          const attnc_args *args, const attnc_part *parts,
+                          int64_t count, void *stream);
 
 #ifdef __cplusplus
 }

@@ -206,3 +206,55 @@ int attnc_run(attnc_context *ctx, const attnc_spec *spec,
     attnc_plan_release(plan);
     return rc ? error_publish(&e, NULL, NULL) : ATTNC_OK;
 }
+
+/* What of the parts' spec and arguments a merge reads. */
+static attnc_spec merge_spec(const attnc_spec *s) {
+    attnc_spec m = ATTNC_SPEC_DEFAULT;
+    m.pass = ATTNC_PASS_MERGE;
+    m.dtype = s->dtype;
+    m.head_dim = m.head_dim_v = s->head_dim_v;
+    m.varlen = s->varlen;
+    m.sink = s->sink;
+    m.deterministic = s->deterministic;
+    m.batch_invariant = s->batch_invariant;
+    return m;
+}
+
+static attnc_args merge_args(const attnc_args *a, const attnc_part *parts,
+                             int64_t count) {
+    attnc_args m = ATTNC_ARGS_INIT;
+    m.batch = a->batch;
+    m.heads = a->heads;
+    m.kv_heads = a->kv_heads;
+    m.seqlen_q = a->seqlen_q;
+    m.cu_seqlens_q = a->cu_seqlens_q;
+    m.sink = a->sink;
+    m.o = a->o;
+    m.lse = a->lse;
+    m.lse_stride_b = a->lse_stride_b;
+    m.lse_stride_h = a->lse_stride_h;
+    m.workspace = a->workspace;
+    m.workspace_bytes = a->workspace_bytes;
+    m.parts = parts;
+    m.part_count = count;
+    return m;
+}
+
+int attnc_merge(attnc_context *ctx, const attnc_spec *spec,
+                const attnc_args *args, const attnc_part *parts, int64_t count,
+                void *stream) {
+    Err e = {0};
+    attnc_args a = ATTNC_ARGS_INIT;
+    attnc_spec s;
+    int rc = 0;
+    if (!spec || !args)
+        rc = err_set(&e, ATTNC_E_REQUEST, "merge", spec ? "args" : "spec",
+                     "NULL");
+    rc = rc ? rc : spec_check(spec, &s, &e);
+    rc = rc ? rc : struct_copy(&a, sizeof a, args, "args", &e);
+    if (rc)
+        return error_publish(&e, NULL, NULL);
+    s = merge_spec(&s);
+    a = merge_args(&a, parts, count);
+    return attnc_run(ctx, &s, &a, stream);
+}

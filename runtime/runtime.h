@@ -342,6 +342,8 @@ int args_check_tensors(const Plan *p, const attnc_args *a, Err *e);
  * read at run time through PARAM_spec; the rest of its slots are those of the
  * plan's step, in order of param.def. */
 void builtin_fwd(const uint64_t *args, char *scratch, int64_t item);
+/* builtin_merge.c: one of O and LSE from those of parts. */
+void builtin_merge(const uint64_t *args, char *scratch, int64_t item);
 /* builtin_bwd.c: the steps of the backward. */
 void builtin_bwd_dkdv(const uint64_t *args, char *scratch, int64_t item);
 void builtin_bwd_dq(const uint64_t *args, char *scratch, int64_t item);

@@ -161,6 +161,8 @@ static const uint16_t place_of[PARAM_COUNT] = {
     [PARAM_dv_stride_n] = AT(dv.stride_n),
     [PARAM_dlse] = AT(dlse),
     [PARAM_dsink] = AT(dsink),
+    [PARAM_parts] = AT(parts),
+    [PARAM_part_count] = AT(part_count),
     [PARAM_dropout_seed] = AT(dropout_seed),
     [PARAM_dropout_offset] = AT(dropout_offset),
 };

@@ -11,7 +11,7 @@
 
 #include "runtime.h"
 
-enum { FILES_MAX = 256, FILE_MAX = 1 << 20, DEPTH_MAX = 4 };
+enum { FILES_MAX = 512, FILE_MAX = 1 << 20, DEPTH_MAX = 8 };
 
 /* What templates_read makes; `base` is what callers see. */
 typedef struct Set {

@@ -143,6 +143,27 @@ static int result_of(const Launch *n) {
     return n->plan->spec.pass == ATTNC_PASS_BWD ? EMU_READ : EMU_WRITE_ONCE;
 }
 
+/* The parts of a merge, which may share memory: each its own range. */
+static int add_parts(const Launch *n, const int32_t *cu_q, int64_t nq) {
+    const attnc_args *a = n->args;
+    int rc =
+        emu_buffer(n->emu, a->parts, (size_t)a->part_count * sizeof *a->parts,
+                   "parts", EMU_READ);
+    for (int64_t i = 0; i < a->part_count && !rc; i++) {
+        const attnc_part *x = &a->parts[i];
+        Plan own = *n->plan;
+        Launch part = *n;
+        own.spec.dtype = x->f32 ? ATTNC_F32 : own.spec.dtype;
+        part.plan = &own;
+        rc = add_tensor(&part, "part o", &x->o, a->heads, cu_q, a->seqlen_q,
+                        own.spec.head_dim_v, EMU_READ);
+        int64_t lse = (a->heads - 1) * x->lse_stride_h + nq;
+        lse += cu_q ? 0 : (a->batch - 1) * x->lse_stride_b;
+        rc = rc ? rc : add_array(n, "part lse", x->lse, lse, EMU_READ);
+    }
+    return rc;
+}
+
 /* What a pass=bwd takes and gives besides. */
 static int add_gradients(const Launch *n, const int32_t *cu_q,
                          const int32_t *cu_k, int64_t lse) {
@@ -163,6 +184,20 @@ static int add_gradients(const Launch *n, const int32_t *cu_q,
     return rc ? rc : add_array(n, "dsink", a->dsink, a->heads, EMU_WRITE_ONCE);
 }
 
+static int add_inputs(const Launch *n, const int32_t *cu_q,
+                      const int32_t *cu_k) {
+    const attnc_args *a = n->args;
+    const attnc_spec *s = &n->plan->spec;
+    int rc = add_tensor(n, "q", &a->q, a->heads, cu_q, a->seqlen_q, s->head_dim,
+                        EMU_READ);
+    rc = rc ? rc
+            : add_tensor(n, "k", &a->k, a->kv_heads, cu_k, a->seqlen_k,
+                         s->head_dim, EMU_READ);
+    return rc ? rc
+              : add_tensor(n, "v", &a->v, a->kv_heads, cu_k, a->seqlen_k,
+                           s->head_dim_v, EMU_READ);
+}
+
 static int add_arguments(const Launch *n) {
     const attnc_args *a = n->args;
     const attnc_spec *s = &n->plan->spec;
@@ -171,14 +206,8 @@ static int add_arguments(const Launch *n) {
     int64_t nq = cu_q ? cu_q[a->batch] : a->seqlen_q, entries = a->batch + 1;
     int64_t lse = (a->heads - 1) * a->lse_stride_h + nq;
     lse += cu_q ? 0 : (a->batch - 1) * a->lse_stride_b;
-    int rc = add_tensor(n, "q", &a->q, a->heads, cu_q, a->seqlen_q, s->head_dim,
-                        EMU_READ);
-    rc = rc ? rc
-            : add_tensor(n, "k", &a->k, a->kv_heads, cu_k, a->seqlen_k,
-                         s->head_dim, EMU_READ);
-    rc = rc ? rc
-            : add_tensor(n, "v", &a->v, a->kv_heads, cu_k, a->seqlen_k,
-                         s->head_dim_v, EMU_READ);
+    int rc = s->pass == ATTNC_PASS_MERGE ? add_parts(n, cu_q, nq)
+                                         : add_inputs(n, cu_q, cu_k);
     rc = rc ? rc
             : add_tensor(n, "o", &a->o, a->heads, cu_q, a->seqlen_q,
                          s->head_dim_v, result_of(n));

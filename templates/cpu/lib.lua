@@ -53,7 +53,7 @@ function enter(a_step)
 end
 
 -- The template of a step: its own, or that of the role named here.
-local shared = { fwd_split = "fwd", bwd_dkdv = "bwd", bwd_dq = "bwd" }
+local shared = { fwd_split = "fwd", merge = "combine", bwd_dkdv = "bwd", bwd_dq = "bwd" }
 function template_of(role)
     return "cpu/" .. (shared[role] or role) .. ".c.in"
 end
@@ -120,7 +120,7 @@ function slot(p)
     local lists = { lens_k = "const i32 *", cu_seqlens_q = "const i32 *",
         cu_seqlens_k = "const i32 *", slopes = "const f32 *",
         sink = "const f32 *", lse = "f32 *", dlse = "const f32 *",
-        dsink = "f32 *", spec = "const void *" }
+        dsink = "f32 *", spec = "const void *", parts = "const struct part *" }
     local kinds = { pointer_in = "const elem *", pointer_out = "elem *",
         length = "i64 ", stride = "i64 ", scalar = "f32 ", work = "f32 *" }
     local tensor = p.name:match("^d?tensor_") and
@@ -131,9 +131,10 @@ end
 
 -- (2^x - 1) / x on [-1/2, 1/2], highest power first: 2^x to 9.1e-8, or to
 -- 1.0e-4 where the output keeps 11 bits or fewer; 2^0 is exactly 1.
-exp2_rest = reduced and { "0.242211014f", "0.693282902f" }
+local coarse = reduced and S.pass ~= "merge" -- what is merged may be f32
+exp2_rest = coarse and { "0.242211014f", "0.693282902f" }
     or { "0.00967151299f", "0.0555073358f", "0.240222424f", "0.693147004f" }
-exp2_first = reduced and "0.0550089516f" or "0.00132647285f"
+exp2_first = coarse and "0.0550089516f" or "0.00132647285f"
 exp2_first = "all(" .. exp2_first .. ")"
 
 -- Rounds of an n x n transpose: at distance h, rows i and i + h swap the

@@ -29,7 +29,7 @@ function enter(a_step)
     args = "Args_" .. step.role
     split = step.role == "fwd_split"
     threads = step.threads
-    if step.role == "combine" then return end
+    if step.role == "combine" or step.role == "merge" then return end
     alone = T.heads > 0 -- a warp has a head for itself
     team = alone and 32 or threads -- that share a head
     mma_family = T.q_regs ~= nil
@@ -87,7 +87,8 @@ end
 
 -- Of any step, and which file says what it does.
 function enter_step(a_step)
-    skeleton = a_step.role == "combine" and "combine" or "fwd"
+    local merges = a_step.role == "combine" or a_step.role == "merge"
+    skeleton = merges and "combine" or "fwd"
     enter(a_step)
 end
 
@@ -112,7 +113,8 @@ function slot(p)
     local lists = { lens_k = "const i32 *", cu_seqlens_q = "const i32 *",
         cu_seqlens_k = "const i32 *", slopes = "const float *",
         sink = "const float *", lse = "float *", dlse = "const float *",
-        dsink = "float *", turns = "u32 *", ticket = "u32 *" }
+        dsink = "float *", turns = "u32 *", ticket = "u32 *",
+        parts = "const i64 *" }
     local kinds = { pointer_in = "const elem *", pointer_out = "elem *",
         length = "i64 ", stride = "i64 ", scalar = "float ", work = "float *" }
     if p.name:match "^d?tensor_" and p.kind:match "^pointer" then
