@@ -211,6 +211,8 @@ int programs_parse(const Options *o, Problem *p, Err *e);
 /* Of a spec that is whole: every tensor has its file and every file is read
  * (a run; else what is missing is no fault). Sets tensor_grads. */
 int programs_finish(const Options *o, Problem *p, Err *e);
+/* ERR_REQUEST if a tensor that an expression reads was not given. */
+int programs_missing(const Problem *p, Err *e);
 /* Which of p->tensor has that name; -1: none. */
 int problem_tensor_file(const Problem *p, const char *name);
 
@@ -248,6 +250,29 @@ typedef struct Inputs {
 int inputs_make(Problem *p, Inputs *in, attnc_args *a, Err *e);
 void inputs_free(Inputs *in);
 
+/* ---- blocks.c: what a query sees, for explain --------------------------- */
+
+typedef struct BlockStory {
+    bool drawn; /* else tensors are missing, or nothing was asked for */
+    int64_t head, side;
+    BlockList map; /* of the head, of the first entry */
+    double pairs;  /* share of the pairs seen; < 0: not counted */
+    int64_t tile_q, tile_k;
+    int64_t full, partial, skipped; /* tiles, of all heads and entries */
+    int64_t items, longest;         /* tiles of the longest item */
+    double balance, speedup;
+} BlockStory;
+
+/* Is there something to draw, or was it asked for? */
+bool blocks_asked(const Options *o, const Problem *p);
+/* Free with blocks_drop. */
+int blocks_tell(const Options *o, Problem *p, const Plan *plan, BlockStory *x,
+                Err *e);
+void blocks_drop(BlockStory *x);
+void blocks_text(const BlockStory *x, Str *out);
+json_t *blocks_json(const BlockStory *x);
+int blocks_picture(const char *path, const BlockStory *x, Err *e);
+
 /* ---- outdir.c: files that appear whole or not at all ------------------- */
 
 typedef struct OutFile {
@@ -259,6 +284,8 @@ typedef struct OutFile {
 int outdir_check(const char *dir, Err *e);
 int outfile_open(const char *dir, const char *name, OutFile *f, Err *e);
 int outfile_write(OutFile *f, const void *data, size_t len, Err *e);
+/* "DIR/NAME" */
+int outfile_beside(const char *path, OutFile *f, Err *e);
 /* Publishes n files that were written; none if the system fails before the
  * first rename. Drops them all on failure. */
 int outfile_publish(OutFile *f, int n, Err *e);

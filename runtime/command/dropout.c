@@ -42,20 +42,9 @@ int dropout_parse(const Options *o, Problem *p, Err *e) {
 
 /* ---- the kept set ------------------------------------------------------ */
 
-/* FILE -> its directory and its name there. */
-static int open_beside(const char *path, OutFile *f, Err *e) {
-    const char *slash = strrchr(path, '/');
-    char *dir = slash ? strndup(path, (size_t)(slash - path + 1)) : strdup(".");
-    if (!dir)
-        return err_set(e, ERR_MEMORY, "command", NULL, "out of memory");
-    int rc = outfile_open(dir, slash ? slash + 1 : path, f, e);
-    free(dir);
-    return rc;
-}
-
 int dropout_mask_check(const char *path, Err *e) {
     OutFile f;
-    int rc = open_beside(path, &f, e);
+    int rc = outfile_beside(path, &f, e);
     if (rc == 0)
         outfile_drop(&f);
     return rc;
@@ -98,7 +87,7 @@ int dropout_mask_write(const char *path, const Run *r, Err *e) {
     const int64_t dim[] = {a->batch, a->heads, a->seqlen_q, a->seqlen_k};
     char header[512];
     OutFile f;
-    int rc = open_beside(path, &f, e);
+    int rc = outfile_beside(path, &f, e);
     if (rc)
         return rc;
     uint8_t *row = malloc((size_t)a->seqlen_k + 1);

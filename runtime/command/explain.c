@@ -16,6 +16,8 @@ typedef struct Story {
     double compile_ms; /* what making it cost, when cached */
     Candidate *all;    /* of one step at a time */
     int count, legal;
+    bool asked; /* for what a query sees */
+    BlockStory blocks;
 } Story;
 
 /* ---- finding out ------------------------------------------------------- */
@@ -306,6 +308,8 @@ static void tell(Story *s, Str *out) {
             say_ranked(s, p->step[i].tile.family, out);
         say_rejected(s, out);
     }
+    if (s->asked)
+        blocks_text(&s->blocks, out);
     str_addf(out, "\nthe plan as text\n");
     plan_print(p, out);
     if (out->len && out->text[out->len - 1] != '\n')
@@ -371,8 +375,28 @@ static int tell_json(Story *s, Str *out, Err *e) {
     json_object_set_new(j, "compile", compile);
     json_object_set_new(j, "machine", json_device(&s->plan.device));
     json_object_set_new(j, "plan", json_text(text.text ? text.text : ""));
+    if (s->blocks.drawn)
+        json_object_set_new(j, "blocks", blocks_json(&s->blocks));
     str_free(&text);
     return json_finish(j, out, e);
+}
+
+/* The map, and its picture where it is asked for. */
+static int draw(const Options *o, Story *s, Err *e) {
+    const char *svg = o->given[OPT_svg].text;
+    s->asked = blocks_asked(o, &s->problem);
+    int rc = blocks_tell(o, &s->problem, &s->plan, &s->blocks, e);
+    return rc || !svg ? rc : blocks_picture(svg, &s->blocks, e);
+}
+
+static int say(const Options *o, Story *s, Str *out, Err *e) {
+    if (o->given[OPT_print_blocks].text)
+        pattern_text(&s->blocks.map, "011", out);
+    else if (o->given[OPT_json].text)
+        return tell_json(s, out, e);
+    else
+        tell(s, out);
+    return 0;
 }
 
 int verb_explain(const Options *o, Str *out, Err *e) {
@@ -384,12 +408,12 @@ int verb_explain(const Options *o, Str *out, Err *e) {
         s->all = all;
         rc = choose(o, s, e);
     }
-    if (rc == 0 && o->given[OPT_json].text)
-        rc = tell_json(s, out, e);
-    else if (rc == 0)
-        tell(s, out);
-    if (s)
+    rc = rc ? rc : draw(o, s, e);
+    rc = rc ? rc : say(o, s, out, e);
+    if (s) {
         problem_free(&s->problem);
+        blocks_drop(&s->blocks);
+    }
     free(s);
     free(all);
     return rc;

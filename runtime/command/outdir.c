@@ -45,6 +45,16 @@ int outfile_open(const char *dir, const char *name, OutFile *f, Err *e) {
     return rc;
 }
 
+int outfile_beside(const char *path, OutFile *f, Err *e) {
+    const char *slash = strrchr(path, '/');
+    char *dir = slash ? strndup(path, (size_t)(slash - path + 1)) : strdup(".");
+    if (!dir)
+        return err_set(e, ERR_MEMORY, "command", NULL, "out of memory");
+    int rc = outfile_open(dir, slash ? slash + 1 : path, f, e);
+    free(dir);
+    return rc;
+}
+
 int outfile_write(OutFile *f, const void *data, size_t len, Err *e) {
     const char *p = data;
     while (len) {

@@ -233,8 +233,9 @@ static int check_read(const Options *o, const Problem *p,
     return 0;
 }
 
-static int check_given(const Problem *p, const ProgramTensor *all, int n,
-                       Err *e) {
+int programs_missing(const Problem *p, Err *e) {
+    ProgramTensor all[SPEC_TENSORS];
+    int n = spec_tensors(&p->spec, all);
     for (int i = 0; i < n; i++) {
         const ProgramTensor *t = &all[i];
         if (is_own(p, t->name) || problem_tensor_file(p, t->name) >= 0)
@@ -270,7 +271,7 @@ int programs_finish(const Options *o, Problem *p, Err *e) {
     int n = spec_tensors(&s, all);
     rc = check_read(o, p, all, n, e);
     if (rc == 0 && o->verb == VERB_run)
-        rc = check_given(p, all, n, e);
+        rc = programs_missing(p, e);
     rc = rc ? rc : check_pattern(o, p, e);
     if (p->spec.pass == ATTNC_PASS_BWD)
         p->spec.tensor_grads = (int32_t)spec_grads_possible(&s);

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "command.h"
+#include "sight.h"
 
 enum { REPEAT_MAX = 1000000 };
 
@@ -104,21 +105,33 @@ static int launch_passes(Run *r, double *ms, Err *e) {
     return rc;
 }
 
-/* Products of what is timed, over the visible pairs. */
+/* Visible pairs, of programs and patterns too. */
+static int count_pairs(const Run *r, double *pairs, Err *e) {
+    Sight s;
+    *pairs = problem_pairs(&r->problem);
+    if (!spec_keep(&r->problem.spec))
+        return 0;
+    int rc = sight_open(&r->problem.spec, &r->args, &s, e);
+    if (rc == 0)
+        *pairs = sight_all_pairs(&s);
+    sight_close(&s);
+    return rc;
+}
+
+/* Products of what is timed, for one pair. */
 static double flops(const Run *r) {
     const attnc_spec *s = &r->problem.spec;
     double d = s->head_dim, dv = s->head_dim_v;
     double forward = 2 * (d + dv), backward = 2 * (3 * d + 2 * dv);
-    double each = r->problem.both             ? forward + backward
-                  : s->pass == ATTNC_PASS_BWD ? backward
-                                              : forward;
-    return each * problem_pairs(&r->problem);
+    return r->problem.both             ? forward + backward
+           : s->pass == ATTNC_PASS_BWD ? backward
+                                       : forward;
 }
 
 /* A forward for the backward alone, or for one that is counted; a warm launch,
  * counted if asked for; then the timed ones. */
 static int launch(const Options *o, Run *r, Err *e) {
-    double ms = 0;
+    double ms = 0, pairs;
     r->runs = 1;
     int rc = option_int(o, OPT_repeat, 1, REPEAT_MAX, &r->runs, e);
     if (rc)
@@ -136,10 +149,11 @@ static int launch(const Options *o, Run *r, Err *e) {
         progress_show("launches", (double)(i + 2) / (double)(r->runs + 1));
     }
     rc = rc ? rc : device_args_fetch(r, e);
+    rc = rc ? rc : count_pairs(r, &pairs, e);
     if (rc)
         return rc;
     qsort(r->ms, (size_t)r->runs, sizeof *r->ms, by_time);
-    r->gflops = flops(r) / (run_median(r) * 1e6);
+    r->gflops = flops(r) * pairs / (run_median(r) * 1e6);
     return 0;
 }
 

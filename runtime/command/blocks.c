@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * attnc explain, what a query sees: the block map as text and picture, how
+ * many tiles of the plan are skipped, how even the work is, what that gains. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "command.h"
+#include "sight.h"
+
+enum { SIDE = 64, COLUMNS = 64, PICTURE = 512, COUNTED = 1 << 26 };
+
+bool blocks_asked(const Options *o, const Problem *p) {
+    return o->given[OPT_print_blocks].text || o->given[OPT_svg].text ||
+           spec_keep(&p->spec);
+}
+
+/* ---- tiles of the plan ------------------------------------------------- */
+
+static int field_of(const Tile *t, const char *name) {
+    for (int i = 0; tile_field_name(t->family, i); i++)
+        if (!strcmp(tile_field_name(t->family, i), name))
+            return t->v[i];
+    return 0;
+}
+
+/* Queries and keys of a tile; heads that share keys lie in its rows. */
+static void tile_sides(const Plan *p, int64_t group, int64_t *q, int64_t *k) {
+    const Tile *t = &p->step[0].tile;
+    for (int i = 0; i < p->nstep; i++) {
+        if (!field_of(&p->step[i].tile, "block_k"))
+            continue;
+        t = &p->step[i].tile;
+        break;
+    }
+    int rows = field_of(t, "block_q"), keys = field_of(t, "block_k");
+    *k = keys ? keys : BUILTIN_KEYS;
+    *q = (rows ? rows : BUILTIN_ROWS) / group;
+    *q = *q > 0 ? *q : 1;
+}
+
+/* Tiles of one item: those of a block of queries. */
+static int64_t count_row(Sight *s, int64_t q0, BlockStory *x) {
+    int64_t nq = s->seq.nq, nk = s->seq.all, seen = 0;
+    for (int64_t k0 = 0; k0 < nk; k0 += x->tile_k) {
+        SightTile t = {q0, q0 + x->tile_q < nq ? q0 + x->tile_q : nq, k0,
+                       k0 + x->tile_k < nk ? k0 + x->tile_k : nk};
+        int v = sight_verdict(s, t);
+        x->full += v == VERDICT_FULL;
+        x->partial += v == VERDICT_PARTIAL;
+        x->skipped += v == VERDICT_EMPTY;
+        seen += v != VERDICT_EMPTY;
+    }
+    return seen;
+}
+
+/* Heads or entries that see the same are counted once. */
+static void count_tiles(Sight *s, BlockStory *x) {
+    const attnc_args *a = s->p.a;
+    bool entries = s->deps & DEP_B || s->p.s->varlen || s->p.s->lens_k;
+    int64_t items = 0, most = 0;
+    for (int64_t b = 0; b < (entries ? a->batch : 1); b++)
+        for (int64_t h = 0; h < (s->deps & DEP_H ? a->heads : 1); h++) {
+            sight_head(s, b, h);
+            for (int64_t q0 = 0; q0 < s->seq.nq; q0 += x->tile_q, items++) {
+                int64_t seen = count_row(s, q0, x);
+                most = seen > most ? seen : most;
+            }
+        }
+    double mean = (double)(x->full + x->partial) / (double)(items ? items : 1);
+    x->balance = mean > 0 ? (double)most / mean : 1;
+    int64_t times = (entries ? 1 : a->batch) * (s->deps & DEP_H ? 1 : a->heads);
+    x->items = items * times;
+    x->longest = most;
+    x->full *= times;
+    x->partial *= times;
+    x->skipped *= times;
+}
+
+/* Cores share the items; none is divided. */
+static double work(double tiles, double longest, double cores) {
+    return tiles / cores > longest ? tiles / cores : longest;
+}
+
+static void predict(const Plan *p, BlockStory *x) {
+    double all = (double)(x->full + x->partial + x->skipped);
+    double each = x->items ? all / (double)x->items : 0;
+    double dense = work(all, each, p->device.cores);
+    double sparse = work((double)(x->full + x->partial), (double)x->longest,
+                         p->device.cores);
+    x->speedup = sparse > 0 ? dense / sparse : 1;
+}
+
+/* ---- the map ----------------------------------------------------------- */
+
+static int64_t side_of(const Options *o, const Problem *p, int64_t nk) {
+    int64_t side = p->spec.sparsity ? p->pattern.block : SIDE;
+    bool exact = o->given[OPT_print_blocks].text || o->given[OPT_svg].text;
+    while (!exact && (nk + side - 1) / side > COLUMNS)
+        side *= 2;
+    return side;
+}
+
+static int choose_head(const Options *o, const Problem *p, int64_t *h, Err *e) {
+    *h = 0;
+    if (o->given[OPT_head].text && !blocks_asked(o, p))
+        return option_bad(o, OPT_head, e,
+                          "it needs --print-blocks, --svg, or something to "
+                          "draw");
+    return option_int(o, OPT_head, 0, p->size[SIZE_heads].n - 1, h, e);
+}
+
+static int tell_sight(const Options *o, const Problem *p, const Plan *plan,
+                      Sight *s, BlockStory *x, Err *e) {
+    const attnc_args *a = s->p.a;
+    int64_t nq, nk;
+    problem_lengths(p, 0, &nq, &nk);
+    x->side = side_of(o, p, nk);
+    sight_head(s, 0, x->head);
+    int rc = sight_blocks(s, x->side, &x->map, e);
+    if (rc)
+        return rc;
+    x->drawn = true;
+    tile_sides(plan, a->heads / a->kv_heads, &x->tile_q, &x->tile_k);
+    count_tiles(s, x);
+    predict(plan, x);
+    double square = (double)nq * (double)nk;
+    x->pairs = -1;
+    if (square > 0 && square <= COUNTED) {
+        sight_head(s, 0, x->head);
+        x->pairs =
+            (double)sight_pairs(s, (SightTile){0, nq, 0, s->seq.all}) / square;
+    }
+    return 0;
+}
+
+int blocks_tell(const Options *o, Problem *p, const Plan *plan, BlockStory *x,
+                Err *e) {
+    Tensors tensors = {0};
+    attnc_args a;
+    Sight s = {0};
+    *x = (BlockStory){0};
+    int rc = choose_head(o, p, &x->head, e);
+    if (rc || !blocks_asked(o, p))
+        return rc;
+    bool must = o->given[OPT_print_blocks].text || o->given[OPT_svg].text;
+    problem_args(p, &a);
+    rc = tensors_make(p, &tensors, e);
+    a.tensors = tensors.of;
+    a.tensor_count = tensors.count;
+    if (rc == 0 && tensors.missing && must)
+        rc = programs_missing(p, e);
+    if (rc == 0 && !tensors.missing) {
+        rc = sight_open(&p->spec, &a, &s, e);
+        rc = rc ? rc : tell_sight(o, p, plan, &s, x, e);
+        sight_close(&s);
+    }
+    tensors_free(&tensors);
+    return rc;
+}
+
+/* ---- telling ----------------------------------------------------------- */
+
+void blocks_text(const BlockStory *x, Str *out) {
+    if (!x->drawn) {
+        str_addf(out,
+                 "\nwhat a query sees is not drawn: tensors are missing\n");
+        return;
+    }
+    double all = (double)(x->full + x->partial + x->skipped);
+    str_addf(out,
+             "\nhead %" PRId64 ", blocks of %" PRId64
+             " queries (down) and keys: "
+             ". none, + some, # all\n",
+             x->head, x->side);
+    pattern_text(&x->map, ".+#", out);
+    str_addf(out, "\nblocks    %.2f %% kept", 100 * blocks_density(&x->map));
+    if (x->pairs >= 0)
+        str_addf(out, ", %.2f %% of the pairs seen", 100 * x->pairs);
+    str_addf(out,
+             "\ntiles     of %" PRId64 " x %" PRId64 ": %.0f; %" PRId64
+             " full, %" PRId64 " partial, %" PRId64 " skipped (%.1f %%)\n",
+             x->tile_q, x->tile_k, all, x->full, x->partial, x->skipped,
+             all > 0 ? 100 * (double)x->skipped / all : 0);
+    str_addf(out,
+             "balance   the longest item has %.2f times the mean\n"
+             "speed-up  %.2f over dense, predicted\n",
+             x->balance, x->speedup);
+}
+
+json_t *blocks_json(const BlockStory *x) {
+    json_t *j = json_object(), *tiles = json_object();
+    json_object_set_new(tiles, "q", json_integer(x->tile_q));
+    json_object_set_new(tiles, "k", json_integer(x->tile_k));
+    json_object_set_new(tiles, "full", json_integer(x->full));
+    json_object_set_new(tiles, "partial", json_integer(x->partial));
+    json_object_set_new(tiles, "skipped", json_integer(x->skipped));
+    json_object_set_new(j, "head", json_integer(x->head));
+    json_object_set_new(j, "block", json_integer(x->side));
+    json_object_set_new(j, "rows", json_integer(x->map.rows));
+    json_object_set_new(j, "columns", json_integer(x->map.columns));
+    json_object_set_new(j, "density", json_number(blocks_density(&x->map)));
+    json_object_set_new(j, "pairs",
+                        x->pairs < 0 ? json_null() : json_number(x->pairs));
+    json_object_set_new(j, "tiles", tiles);
+    json_object_set_new(j, "balance", json_number(x->balance));
+    json_object_set_new(j, "speedup", json_number(x->speedup));
+    return j;
+}
+
+int blocks_picture(const char *path, const BlockStory *x, Err *e) {
+    Str svg = {0};
+    OutFile f;
+    pattern_svg(&x->map, PICTURE, &svg);
+    int rc = svg.bad ? err_set(e, ERR_MEMORY, "command", NULL, "out of memory")
+                     : outfile_beside(path, &f, e);
+    if (rc == 0) {
+        rc = outfile_write(&f, svg.text, svg.len, e);
+        if (rc == 0)
+            rc = outfile_publish(&f, 1, e);
+        else
+            outfile_drop(&f);
+    }
+    str_free(&svg);
+    return rc;
+}
+
+void blocks_drop(BlockStory *x) {
+    blocks_free(&x->map);
+}
