@@ -58,6 +58,11 @@ bool tile_fits_registers(const char *name, int rows, const char *vecs_name,
 /* Only f32 needs no copy that converts it. */
 bool tile_may_read_in_place(const attnc_spec *s, int copy_kv, char why[120]);
 
+/* Cycles of asking a pattern: of `tiles` for each of `asked` blocks of rows,
+ * and of `cut` vectors of scores one by one. */
+double cpu_pattern_cycles(const attnc_spec *s, double tiles, double asked,
+                          double cut);
+
 /* ---- tile_bwd.c -------------------------------------------------------- */
 
 bool tile_bwd_legal(const attnc_spec *s, const Device *d, const Tile *t,

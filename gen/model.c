@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "gen.h"
+#include "program.h"
 
 /* ---- the mask ---------------------------------------------------------- */
 
@@ -49,8 +49,13 @@ double model_key_span(const attnc_spec *s, const attnc_shape *h,
     return span(s, h, width, h->seqlen_k);
 }
 
+/* Blocks of patterns are multiples of this: so fine, they are seen whole. */
+enum { PATTERN_GRAIN = 16 };
+
 double model_visible(const attnc_spec *s, const attnc_shape *h) {
-    return span(s, h, 1, h->seqlen_k);
+    double seen, part;
+    spec_share(s, h, PATTERN_GRAIN, PATTERN_GRAIN, &seen, &part);
+    return seen * span(s, h, 1, h->seqlen_k);
 }
 
 double model_visible_below(const attnc_spec *s, const attnc_shape *h,
@@ -82,7 +87,9 @@ typedef struct Work {
     double block_keys;      /* read for each block of rows, mean */
     double pass_keys;       /* of one pass over a key block, mean */
     double micro, lanes;
-    double elem; /* bytes of one element of Q, K, V, O */
+    double met, part, block_met; /* shares of a pattern: of the tiles of micro
+                                    rows at all, in part; of block_q rows */
+    double elem;                 /* bytes of one element of Q, K, V, O */
 } Work;
 
 static double ceil_div(double a, double b) {
@@ -121,9 +128,13 @@ static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
     double seen = model_key_span(s, h, queries) / (double)h->seqlen_q;
     seen /= w.splits;
     w.pass_keys = seen / ceil_div(seen, v[T_cpu_fwd_block_k]);
-    w.keys = w.splits * computed(s, t, seen);
+    spec_share(s, h, queries, v[T_cpu_fwd_block_k], &w.met, &w.part);
+    w.keys = w.splits * computed(s, t, seen) * w.met;
     queries = (int64_t)ceil_div(block_q, (double)group);
-    w.block_keys = model_key_span(s, h, queries) / (double)h->seqlen_q;
+    double block_part;
+    spec_share(s, h, queries, v[T_cpu_fwd_block_k], &w.block_met, &block_part);
+    w.block_keys =
+        w.block_met * model_key_span(s, h, queries) / (double)h->seqlen_q;
     w.elem = dtype_bytes(s->dtype);
     return w;
 }
@@ -173,6 +184,9 @@ static const double DROPOUT = 7;
 static const double ADD_ACROSS = 3;  /* fitted: two shuffles, an addition */
 static const double FEW_START = 300; /* vecs=0: a row meets a key block */
 static const double ITEM_START = 500;
+/* A pattern: what it says of a tile; and of a vector of scores in a tile that
+ * it cuts. */
+static const double VERDICT = 150, KEEP = 12;
 static const double TRANSPOSE = 4; /* a vector of Q in or O out */
 static const double COPY = 2;      /* a vector of K or V */
 static const double JITTER = 0.05;
@@ -252,9 +266,14 @@ static double few_cycles(const attnc_spec *s, const Device *d, const Tile *t,
     return qk + pv + score + FEW_START * lanes / block_k;
 }
 
+double cpu_pattern_cycles(const attnc_spec *s, double tiles, double asked,
+                          double cut) {
+    return s->sparsity ? tiles * asked * VERDICT + cut * KEEP : 0;
+}
+
 /* All cores together. */
-static double total_cycles(const attnc_spec *s, const Device *d, const Tile *t,
-                           const Work *w) {
+static double total_cycles(const attnc_spec *s, const attnc_shape *h,
+                           const Device *d, const Tile *t, const Work *w) {
     double dims = s->head_dim + s->head_dim_v;
     double vectors = w->kv_heads * w->padded * w->keys / w->lanes;
     double products =
@@ -266,7 +285,12 @@ static double total_cycles(const attnc_spec *s, const Device *d, const Tile *t,
     double copies = s->dtype == ATTNC_F32 ? CROWDED : 1;
     double placed = t->v[T_cpu_fwd_copy_kv] ? copies * kv * COPY
                                             : CROWDED * CROWDED_LOSS * products;
-    return products + placed + rows * TRANSPOSE + items * ITEM_START;
+    double nk = (double)h->seqlen_k;
+    double tiles = w->kv_heads * ceil_div(nk, t->v[T_cpu_fwd_block_k]);
+    double asked = w->blocks + w->block_met * w->padded / w->micro;
+    double cut = w->kv_heads * w->padded * w->part * nk / w->lanes;
+    return products + placed + rows * TRANSPOSE + items * ITEM_START +
+           cpu_pattern_cycles(s, tiles, asked, cut);
 }
 
 /* ---- time -------------------------------------------------------------- */
@@ -315,7 +339,7 @@ void cpu_predict(Figures *f, double balance, double exposed) {
 static void cpu_fwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
                     const Tile *t, Figures *f) {
     Work w = count(s, h, d, t);
-    double visible = model_key_span(s, h, 1);
+    double visible = model_visible(s, h);
     double balance = imbalance(s, h, d, &w);
     f->flops = 2 * w.heads * visible * (s->head_dim + s->head_dim_v);
     f->exp2s = w.heads * visible;
@@ -323,8 +347,8 @@ static void cpu_fwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
     f->sram_bytes = sram_bytes(s, h, &w);
     f->items = w.kv_heads * w.blocks * w.splits;
     f->waves = ceil(f->items / d->cores);
-    f->compute_ms =
-        balance * total_cycles(s, d, t, &w) / d->cores / cpu_cycles_per_ms(d);
+    f->compute_ms = balance * total_cycles(s, h, d, t, &w) / d->cores /
+                    cpu_cycles_per_ms(d);
     f->dram_ms = f->dram_bytes / d->dram_gbs * 1e-6;
     f->sram_ms = f->sram_bytes / reread_gbs(s, h, d, &w) * 1e-6;
     cpu_predict(f, balance, s->dtype == ATTNC_F32 ? 0.5 : 1);

@@ -3,7 +3,7 @@
  * steps that go over rows once. docs/io-model.md, "The backward". */
 #include <math.h>
 
-#include "gen.h"
+#include "program.h"
 
 static const double GROUP_START = 6;    /* as in model.c */
 static const double SUM_ROUND_TRIP = 2; /* load, add, store a sum vector */
@@ -26,7 +26,25 @@ typedef struct Work {
     double keys;            /* computed with each row, mean */
     double share;           /* of rows and chunks that meet at all */
     double lanes, micro, elem;
+    double part, met; /* of a pattern: tiles of sub-blocks that it cuts; of
+                         blocks that it leaves */
 } Work;
+
+/* What a pattern leaves of the tiles, for a sub-block and for a block of rows
+ * that meets a chunk. */
+static void share_of_pattern(const attnc_spec *s, const attnc_shape *h,
+                             const Tile *t, Work *w) {
+    const int32_t *v = t->v;
+    int64_t group = h->heads / h->kv_heads;
+    int64_t queries = (v[T_cpu_bwd_block_q] + group - 1) / group;
+    double met, part;
+    spec_share(s, h, (int64_t)ceil(w->micro / (double)group),
+               v[T_cpu_bwd_block_k], &met, &w->part);
+    w->keys *= met;
+    spec_share(s, h, queries, v[T_cpu_bwd_block_k], &w->met, &part);
+    spec_share(s, h, queries, v[T_cpu_bwd_chunk_k], &met, &part);
+    w->share *= met;
+}
 
 static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
                   const Tile *t) {
@@ -48,6 +66,7 @@ static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
     w.share = fmin(1, wide / queries / keys + 0.5 / w.chunks);
     if (!spec_has_mask(s))
         w.share = 1;
+    share_of_pattern(s, h, t, &w);
     return w;
 }
 
@@ -123,8 +142,8 @@ static Cycles cycles(const attnc_spec *s, const Device *d, const Tile *t,
 }
 
 /* All cores together. Two passes compute the scores twice. */
-static double total_cycles(const attnc_spec *s, const Device *d, const Tile *t,
-                           const Work *w) {
+static double total_cycles(const attnc_spec *s, const attnc_shape *h,
+                           const Device *d, const Tile *t, const Work *w) {
     double dims = s->head_dim + s->head_dim_v;
     double vectors = w->kv_heads * w->padded * w->keys / w->lanes;
     double passes = t->v[T_cpu_bwd_parts] ? 1 : 2;
@@ -139,8 +158,13 @@ static double total_cycles(const attnc_spec *s, const Device *d, const Tile *t,
     double copies = s->dtype == ATTNC_F32 ? CROWDED : 1;
     double placed = t->v[T_cpu_bwd_copy_kv] ? copies * kv * COPY
                                             : CROWDED * CROWDED_LOSS * products;
+    double nk = (double)h->seqlen_k;
+    double tiles = passes * w->kv_heads * ceil(nk / t->v[T_cpu_bwd_block_k]);
+    double asked = w->blocks + w->met * w->padded / w->micro;
+    double cut = passes * w->kv_heads * w->padded * w->part * nk / w->lanes;
     return products + placed + passes * rows * TRANSPOSE + parts * PART +
-           w->kv_heads * w->chunks * ITEM_START;
+           w->kv_heads * w->chunks * ITEM_START +
+           cpu_pattern_cycles(s, tiles, asked, cut);
 }
 
 /* ---- time -------------------------------------------------------------- */
@@ -199,8 +223,8 @@ void model_bwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
     f->sram_bytes = sram_bytes(s, h, t, &w);
     f->items = items(t, &w);
     f->waves = ceil(f->items / d->cores);
-    f->compute_ms =
-        balance * total_cycles(s, d, t, &w) / d->cores / cpu_cycles_per_ms(d);
+    f->compute_ms = balance * total_cycles(s, h, d, t, &w) / d->cores /
+                    cpu_cycles_per_ms(d);
     f->dram_ms = f->dram_bytes / d->dram_gbs * 1e-6;
     f->sram_ms = f->sram_bytes / d->llc_gbs * 1e-6;
     cpu_predict(f, balance, s->dtype == ATTNC_F32 ? 0.5 : 1);

@@ -337,6 +337,10 @@ unsigned spec_grads_possible(const attnc_spec *s);
 bool spec_has_programs(const attnc_spec *s);
 /* Does a program read this operand (enum program_operand)? */
 bool spec_reads(const attnc_spec *s, int operand);
+/* Shares of the tiles of queries x keys that the spec's pattern meets at all,
+ * and only in part, at the hinted lengths; 1 and 0 without a pattern. */
+void spec_share(const attnc_spec *s, const attnc_shape *h, int64_t queries,
+                int64_t keys, double *any, double *part);
 /* Part of spec_check. */
 int spec_check_programs(const attnc_spec *s, Err *e);
 

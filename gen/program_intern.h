@@ -3,15 +3,26 @@
 #ifndef ATTNC_PROGRAM_INTERN_H
 #define ATTNC_PROGRAM_INTERN_H
 
+#include <stdatomic.h>
+
 #include "pattern.h"
 #include "program.h"
 
+/* Of the tiles of queries x keys that cover nq x nk: met by a pattern at all,
+ * and only in part (spec_share.c). */
+typedef struct Share {
+    struct Share *next;
+    int64_t nq, nk, queries, keys;
+    double any, part;
+} Share;
+
 struct attnc_program {
-    int kind;         /* enum program_kind, or one of a spec's own */
-    const char *text; /* canonical; of a spec's own a key */
-    Program graph;    /* masks, scores */
-    Pattern pattern;  /* PROGRAM_PATTERN; without lengths */
-    ProgramGrad grad; /* PROGRAM_SPEC_GRAD */
+    int kind;                /* enum program_kind, or one of a spec's own */
+    const char *text;        /* canonical; of a spec's own a key */
+    Program graph;           /* masks, scores */
+    Pattern pattern;         /* PROGRAM_PATTERN; without lengths */
+    ProgramGrad grad;        /* PROGRAM_SPEC_GRAD */
+    _Atomic(Share *) shares; /* PROGRAM_PATTERN: counted so far */
 };
 
 /* A spec's own: what it puts together of several. */

@@ -337,8 +337,9 @@ static void walk_block_q(const Walk *w, Tile *t) {
 }
 
 static void walk_blocks(const Walk *w, Tile *t) {
-    static const int block_ks[] = {32, 48, 64, 96, 128, 192, 256};
-    for (size_t i = 0; i < sizeof block_ks / sizeof *block_ks; i++) {
+    static const int block_ks[] = {16, 32, 48, 64, 96, 128, 192, 256};
+    for (size_t i = w->s->sparsity ? 0 : 1;
+         i < sizeof block_ks / sizeof *block_ks; i++) {
         t->v[T_cpu_fwd_block_k] = block_ks[i];
         for (int copy = w->s->dtype != ATTNC_F32; copy <= 1; copy++) {
             t->v[T_cpu_fwd_copy_kv] = copy;
