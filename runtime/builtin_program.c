@@ -8,12 +8,14 @@ enum { LATE = DEP_K | DEP_S | DEP_D };
 /* ---- which programs ---------------------------------------------------- */
 
 /* Putting a spec's programs together takes a search; a thread remembers the
- * last one. */
+ * last one. Pointers alone: a library loaded late has little room for what is
+ * each thread's own. */
 static Programs find(const attnc_spec *s) {
     static _Thread_local struct {
         const attnc_program *mask, *score, *sparsity;
         int32_t bias, grads, pass;
-        Programs found;
+        const Program *keep, *scores;
+        const ProgramGrad *gradients;
     } last;
     if (last.mask != s->mask_program || last.score != s->score_program ||
         last.sparsity != s->sparsity || last.bias != s->bias ||
@@ -24,11 +26,12 @@ static Programs find(const attnc_spec *s) {
         last.bias = s->bias;
         last.grads = s->tensor_grads;
         last.pass = s->pass;
-        last.found = (Programs){.keep = spec_keep(s), .score = spec_score(s)};
-        if (s->pass == ATTNC_PASS_BWD)
-            last.found.grads = spec_score_grad(s);
+        last.keep = spec_keep(s);
+        last.scores = spec_score(s);
+        last.gradients = s->pass == ATTNC_PASS_BWD ? spec_score_grad(s) : NULL;
     }
-    return last.found;
+    return (Programs){
+        .keep = last.keep, .score = last.scores, .grads = last.gradients};
 }
 
 /* args_check has seen that every tensor is there. */
