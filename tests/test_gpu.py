@@ -27,12 +27,40 @@ class Gpu(Case):
     def results(self):
         return json.loads(self.read(self.path("gpu.json")))["sections"]
 
+    def check_training(self, lines, who):
+        for w in who:
+            self.assertEqual(sum(x.get("who") == w and x.get("tflops", 0) > 0
+                                 for x in lines), 2, w)
+        told = [x.get("what") for x in lines]
+        for what in ("dq apart", "dq in order", "dq in any order",
+                     "cost of dropout", "memory"):
+            self.assertEqual(told.count(what), 1, what)
+        for x in lines:
+            if x.get("what") == "memory": # 16 x 8 rows of 16, as they are
+                least = 16 * 8 * 16 * (8 * 64 * 2 + 4 + 8) / 2**20
+                self.assertGreaterEqual(x["counted_mib"], least)
+                self.assertGreaterEqual(x.get("measured_mib", least), least)
+
+    def test_training_on_an_emulated_device(self):
+        self.run_gpu("--host", "--target", "emu:sm_80", "--sections",
+                     "training", "--limit", "100", rc=0)
+        s = self.results()["training"]
+        self.assertEqual(s["state"], "done")
+        self.check_training(s["lines"], who=("attnc",))
+        costs = [x for x in s["lines"]
+                 if x.get("what") == "cost of determinism"]
+        self.assertEqual(len(costs), 1)
+        tiles = {x["what"]: x["tile"] for x in s["lines"]
+                 if x.get("what", "").startswith("dq ")}
+        for way, dq in (("apart", 0), ("in order", 2), ("in any order", 3)):
+            self.assertRegex(tiles["dq " + way], rf"dq={dq}\b")
+
     def test_the_whole_of_it_on_this_cpu(self):
         p = self.run_gpu("--host", "--target", "cpu", "--limit", "60",
                          "--most", "6", "--only", SMALL, rc=0)
         s = self.results()
         self.assertEqual(list(s), ["device", "correct", "prims", "timing",
-                                   "sparse", "extras"])
+                                   "training", "sparse", "extras"])
         self.assertEqual({x["state"] for x in s.values()}, {"done"})
         self.assertEqual([x["ok"] for x in s["correct"]["lines"]], [True] * 6)
         timed = [x for x in s["timing"]["lines"] if "who" in x]
@@ -41,6 +69,7 @@ class Gpu(Case):
             self.assertGreater(x["tflops"], 0)
         sparse = [x for x in s["sparse"]["lines"] if "who" in x]
         self.assertEqual([x.get("why") for x in sparse], [None] * 5)
+        self.check_training(s["training"]["lines"], who=("attnc",))
         extras = s["extras"]["lines"]
         self.assertEqual(sum(x["what"] == "compile" for x in extras), 2)
         for x in extras:
@@ -69,9 +98,11 @@ class Gpu(Case):
                 self.assertLess(x["distance_to_flash"], 2e-3)
             if x["who"] == "efficient":
                 self.assertIn("No available kernel", x["why"])
+        self.check_training(s["training"]["lines"],
+                            who=("attnc", "flash", "cudnn", "math"))
         graphs = [x for x in s["extras"]["lines"] if x["what"] == "graph"]
         self.assertEqual(len(graphs), 1)
-        self.assertEqual(p.stdout.count("of flash"), 4)
+        self.assertEqual(p.stdout.count("of flash"), 6)
 
     def test_correctness_on_an_emulated_device(self):
         for way, most in (("fwd", 5), ("bwd", 2)):

@@ -19,11 +19,12 @@ sys.path[:0] = [HERE, os.path.dirname(HERE)]
 
 # name, share of the time, what it is for
 SECTIONS = (("device", 0.04, "chip, clocks, driver, versions"),
-            ("correct", 0.32, "kernels against f64"),
-            ("prims", 0.06, "golden vectors of every instruction wrapper"),
-            ("timing", 0.34, "next to PyTorch's back ends"),
-            ("sparse", 0.10, "patterns and mask programs, next to dense"),
-            ("extras", 0.14, "compile times, candidates, CUDA graphs"))
+            ("correct", 0.27, "kernels against f64"),
+            ("prims", 0.05, "golden vectors of every instruction wrapper"),
+            ("timing", 0.26, "next to PyTorch's back ends"),
+            ("training", 0.20, "forward and backward, their memory, dropout"),
+            ("sparse", 0.07, "patterns and mask programs, next to dense"),
+            ("extras", 0.11, "compile times, candidates, CUDA graphs"))
 RESTARTS = 8
 
 
@@ -83,11 +84,14 @@ def worker(o):
         memory=mem.Host() if o.host else mem.Gpu(), out=o.out, start=o.start,
         deadline=time.monotonic() + o.limit, seed=o.seed, most=o.most,
         only=json.loads(o.only), cell_ms=60.0, grid={}, best=8,
-        candidate_length=4096, short_long=(1024, 16384), sparse_least=1024)
+        candidate_length=4096, short_long=(1024, 16384), sparse_least=1024,
+        training_most=None, ways_most=4,
+        memory_tokens=(128, 256, 512, 1024, 2048, 4096, 8192, 16384))
     if o.small:
         job.cell_ms, job.best = 1.0, 2
         job.candidate_length, job.short_long = 64, (64,)
-        job.sparse_least = 128
+        job.sparse_least, job.memory_tokens = 128, (16,)
+        job.training_most, job.ways_most = 2, 1
         job.grid = {"tokens": 128, "width": 128, "lengths": (64, 128),
                     "dims": (64,)}
 
@@ -123,7 +127,7 @@ def show(name, line):
         says = {True: "ok  ", False: "FAIL", None: "none"}[line["ok"]]
         print(f"  {says} {line['name']}"
               + (f": {line['why']}" if line.get("why") else ""), flush=True)
-    elif name == "timing" and "who" in line:
+    elif name in ("timing", "training") and "who" in line:
         what = f"{line['tflops']:8.1f} TFLOP/s {line['ms']:9.4f} ms" \
             if "ms" in line else line["why"]
         print(f"  d{line['head_dim']:<4} {line['mask']:6} "
@@ -204,11 +208,11 @@ def bad_lines(record):
     return n
 
 
-def against_flash(record):
+def against_flash(record, section="timing"):
     """{cell: attnc's speed over flash's} of the grid."""
     ms = {}
-    for line in record.all["sections"].get("timing", {}).get("lines", []):
-        if "ms" in line:
+    for line in record.all["sections"].get(section, {}).get("lines", []):
+        if "ms" in line and "who" in line:
             cell = (line["head_dim"], line["mask"], line["seqlen"])
             ms.setdefault(cell, {})[line["who"]] = line["ms"]
     return {cell: m["flash"] / m["attnc"] for cell, m in sorted(ms.items())
@@ -221,8 +225,10 @@ def summary(record):
     none = sum(line["ok"] is None for line in lines)
     print(f"\ncorrect: {good} of {len(lines)}"
           + (f", {none} refused" if none else ""))
-    for (d, mask, n), share in against_flash(record).items():
-        print(f"  d{d:<4} {mask:6} n{n:<6} {share:6.1%} of flash")
+    for section in ("timing", "training"):
+        for (d, mask, n), share in against_flash(record, section).items():
+            print(f"  d{d:<4} {mask:6} n{n:<6} {share:6.1%} of flash, "
+                  + section)
     for name, s in record.all["sections"].items():
         if s["state"] != "done":
             print(f"  section {name} {s['state']}")
@@ -277,6 +283,9 @@ def main():
     record.all["seconds"] = round(time.monotonic() - begin, 1)
     record.all["against_flash"] = {" ".join(map(str, c)): round(v, 4)
                                    for c, v in against_flash(record).items()}
+    record.all["training_against_flash"] = {
+        " ".join(map(str, c)): round(v, 4)
+        for c, v in against_flash(record, "training").items()}
     record.save()
     summary(record)
     print(f"wrote {record.path}")

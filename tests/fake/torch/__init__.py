@@ -34,6 +34,9 @@ class Tensor:
     def norm(self):
         return np.linalg.norm(self.x)
 
+    def requires_grad_(self):
+        return self
+
     def fill_(self, value):
         self.x[...] = value
 
@@ -89,11 +92,19 @@ class Graph:
         pass
 
 
+def grad(o, inputs, dout):
+    assert o.shape == dout.shape
+    return [i.clone() for i in inputs]
+
+
 no_grad = contextlib.nullcontext
+autograd = types.SimpleNamespace(grad=grad)
 version = types.SimpleNamespace(cuda="13.0")
 _dynamo = types.SimpleNamespace(reset=lambda: None)
 cuda = types.SimpleNamespace(
     is_available=lambda: True, synchronize=lambda: None, Event=Event,
+    empty_cache=lambda: None, reset_peak_memory_stats=lambda: None,
+    memory_allocated=lambda: 0, max_memory_allocated=lambda: 2**22,
     CUDAGraph=Graph, graph=lambda g: contextlib.nullcontext(),
     current_stream=lambda: types.SimpleNamespace(cuda_stream=0),
     get_device_properties=lambda i: types.SimpleNamespace(
