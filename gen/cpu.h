@@ -26,12 +26,15 @@
  *   dqt    dQ transposed, f32 [sub-block][head_dim][micro]
  *   top, rest  LSE in log2 units, whole and what is left, f32 [block_q]
  *   delta  f32 [block_q]
+ *   grad, index  of a read of a tensor: its gradient, the computed index, f32
+ *          and i32 [block_k + keys][micro]
  *   bend   derivative of the softcap, f32 [block_k + keys][micro]
  *   dk, dv sums, f32 [chunk_k + kv_keys][head_dim], [head_dim_v] */
 /* clang-format off */
 #define CPU_SCRATCH_LIST(X)                                                    \
     X(qt) X(ot) X(max) X(sum) X(pos) X(slope) X(head) X(s) X(k) X(v) X(drop)   \
     X(seen) X(dot) X(q) X(dout) X(dqt) X(top) X(rest) X(delta) X(ds) X(bend)   \
+    X(grad) X(index)                                                           \
     X(dk) X(dv) X(total)
 /* clang-format on */
 typedef struct CpuScratch {
@@ -120,7 +123,7 @@ bool plan_bwd_cpu(const attnc_spec *s, int family);
 /* Does it compute P and dS from Q, K, V and dO? */
 bool plan_bwd_is_main(int role);
 /* The step's grid. */
-Extent plan_bwd_grid(const Step *s);
+Extent plan_bwd_grid(const attnc_spec *spec, const Step *s);
 /* The plan's buffers, from its main tile. */
 void plan_bwd_bufs(Plan *p);
 /* Does a kernel of this role read this parameter? */

@@ -233,6 +233,19 @@ static bool is_exact(const Program *keep) {
     return keep && program_bounds(keep, &b) && b.exact && b.nway == 1;
 }
 
+/* Letters of the indices by which work items may share a gradient's work. */
+static void push_owned(lua_State *L, const LuaApi *api, const ProgramGrad *g) {
+    static const struct {
+        unsigned dep;
+        const char *letter;
+    } rows[] = {{DEP_B, "b"}, {DEP_H, "h"}, {DEP_Q, "q"}};
+    unsigned owned = g ? grad_owned(g) : 0;
+    char letters[4] = "";
+    for (int i = 0; i < 3; i++)
+        strcat(letters, owned & rows[i].dep ? rows[i].letter : "");
+    set_text(L, api, "owned", letters);
+}
+
 static void push_table(lua_State *L, const LuaApi *api, const Plan *p) {
     const attnc_spec *s = &p->spec;
     bool bwd = s->pass == ATTNC_PASS_BWD;
@@ -245,6 +258,7 @@ static void push_table(lua_State *L, const LuaApi *api, const Plan *p) {
     api->lua_setfield(L, -2, "tensors");
     push_grads(L, api, bwd ? spec_score_grad(s) : NULL);
     api->lua_setfield(L, -2, "grads");
+    push_owned(L, api, bwd ? spec_score_grad(s) : NULL);
     api->lua_setglobal(L, "programs");
 }
 

@@ -9,7 +9,7 @@
 /* Sets the globals
  *   programs = {keep, score, exact: booleans; tensors = {{name, dtype, rank,
  *               grad}, ..}; grads = {{tensor, index = {"b" .. "k" | "const" |
- *               "expr", ..}}, ..}}
+ *               "expr", ..}}, ..}; owned = letters of b h q, see grad_owned}
  *     exact: the loop bounds of keep say all, no tile needs a verdict
  *   program(what, show [, options]) -> C text
  *     what: "keep" | "score" | "grad"

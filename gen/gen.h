@@ -155,7 +155,8 @@ typedef struct Extent {
 /* clang-format off */
 #define ROLE_LIST(X)                                                           \
     X(fwd) X(fwd_split) X(combine) X(merge)                                    \
-    X(delta) X(bwd) X(bwd_dkdv) X(bwd_dq) X(dq_sum) X(dsink) X(dtensor)
+    X(delta) X(bwd) X(bwd_dkdv) X(bwd_dq) X(dq_sum) X(dsink)                   \
+    X(dtensor_zero) X(dtensor)
 enum role {
 #define X(name) ROLE_##name,
     ROLE_LIST(X)

@@ -233,7 +233,9 @@ void model_bwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
 /* Of d and dv long products, bwd_dkdv has 2 of each, bwd_dq 2 and 1. */
 void model_bwd_share(const attnc_spec *s, int role, Figures *f) {
     double d = s->head_dim, dv = s->head_dim_v;
-    double mine = role == ROLE_bwd_dq ? 2 * d + dv : 2 * d + 2 * dv;
+    double mine = role == ROLE_bwd_dq    ? 2 * d + dv
+                  : role == ROLE_dtensor ? d + dv
+                                         : 2 * d + 2 * dv;
     double share = mine / (4 * d + 3 * dv);
     double *of[] = {&f->compute_ms, &f->sram_ms,    &f->sram_bytes,
                     &f->dram_ms,    &f->dram_bytes, &f->time_ms};
@@ -241,8 +243,8 @@ void model_bwd_share(const attnc_spec *s, int role, Figures *f) {
         return;
     for (int i = 0; i < 6; i++)
         *of[i] *= share;
-    f->flops *= role == ROLE_bwd_dq ? d / (3 * d + 2 * dv)
-                                    : (2 * d + 2 * dv) / (3 * d + 2 * dv);
+    mine = role == ROLE_bwd_dq ? d : role == ROLE_dtensor ? 0 : 2 * d + 2 * dv;
+    f->flops *= mine / (3 * d + 2 * dv);
 }
 
 /* dO and O once each, or the partial sums of dQ: what a step reads and writes

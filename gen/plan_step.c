@@ -180,6 +180,8 @@ static bool uses(const attnc_spec *s, int role, int id) {
 static bool reads(const Plan *p, const Step *s, int id) {
     if (cuda_is_bwd(s->tile.family))
         return spec_gives(&p->spec, id) && cuda_bwd_uses(s, id);
+    if (s->role == ROLE_dtensor && plan_bwd_main(p))
+        return uses(&p->spec, plan_bwd_main(p)->role, id); /* shares its code */
     return uses(&p->spec, s->role, id);
 }
 
@@ -261,12 +263,12 @@ static int heads_of(const Tile *t) {
 }
 
 /* Items of fwd_split count splits fastest, then blocks of rows. */
-static Extent grid_of(const Step *s) {
+static Extent grid_of(const attnc_spec *spec, const Step *s) {
     int rows = s->tile.v[0], family = s->tile.family;
     if (family == TILE_cpu_bwd || family == TILE_cpu_rows ||
         (family == TILE_builtin && s->role != ROLE_fwd &&
          s->role != ROLE_merge))
-        return plan_bwd_grid(s);
+        return plan_bwd_grid(spec, s);
     if (cuda_is_bwd(family))
         return cuda_bwd_grid(s);
     if (s->role == ROLE_fwd_split)
@@ -314,7 +316,7 @@ void plan_complete(Plan *p) {
         Step *s = &p->step[i];
         name_entry(p, s);
         list_params(p, s);
-        s->grid = grid_of(s);
+        s->grid = grid_of(&p->spec, s);
         int64_t bytes = model_scratch_bytes(&p->spec, &p->device, &s->tile);
         s->scratch_bytes = (bytes + 63) / 64 * 64;
         if (tile_is_cuda(s->tile.family))

@@ -312,6 +312,9 @@ typedef struct ProgramGrad {
  * The caller frees g->p, on failure too. Values equal to -inf are excluded
  * keys: their gradients are not to be used. */
 int program_grad(const Program *p, unsigned wanted, ProgramGrad *g, Err *e);
+/* Which of DEP_B, _H, _Q pairs that differ in never read the same element:
+ * every read of a tensor has it as its index in one and the same dimension. */
+unsigned grad_owned(const ProgramGrad *g);
 
 /* ---- program_intern.c -------------------------------------------------- */
 

@@ -238,3 +238,27 @@ int program_grad(const Program *p, unsigned wanted, ProgramGrad *g, Err *e) {
     free(x.active);
     return e->code;
 }
+
+/* Dimensions in which all reads of a tensor have the index of that kind. */
+static unsigned dims_by(const ProgramGrad *g, int tensor, int kind) {
+    unsigned dims = ~0u;
+    for (int i = 0; i < g->nread; i++) {
+        const ReadGrad *r = &g->read[i];
+        unsigned here = 0;
+        for (int a = 0; a < g->p.node[r->read].nargs; a++)
+            here |= (unsigned)(r->index[a] == kind) << a;
+        dims &= r->tensor == tensor ? here : ~0u;
+    }
+    return dims;
+}
+
+unsigned grad_owned(const ProgramGrad *g) {
+    unsigned owned = DEP_B | DEP_H | DEP_Q;
+    for (int i = 0; i < g->nread; i++) {
+        int t = g->read[i].tensor;
+        owned &= ~(dims_by(g, t, INDEX_B) ? 0u : DEP_B);
+        owned &= ~(dims_by(g, t, INDEX_H) ? 0u : DEP_H);
+        owned &= ~(dims_by(g, t, INDEX_Q) ? 0u : DEP_Q);
+    }
+    return owned;
+}

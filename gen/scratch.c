@@ -96,6 +96,9 @@ static void backward(const attnc_spec *s, const Device *d, const Tile *t,
     c->head = place(c, has_programs(s) ? rows * 4 : 0);
     c->s = place(c, subs * (keys + spare_keys(t)) * micro * 4);
     c->ds = place(c, subs * (keys + spare_keys(t)) * micro * 4);
+    int64_t scores = (keys + spare_keys(t)) * micro * 4;
+    c->grad = place(c, s->tensor_grads ? scores : 0);
+    c->index = place(c, s->tensor_grads ? scores : 0);
     c->bend = place(c, s->softcap ? (keys + spare_keys(t)) * micro * 4 : 0);
     c->k = place(c, copy ? keys * round_up(dim, lanes) * 4 : 0);
     c->v = place(c, copy ? keys * round_up(dim_v, lanes) * 4 : 0);

@@ -109,10 +109,15 @@ static inline void arrays_make(const Case *c, Arrays *a, attnc_args *args) {
             continue;
         a->grad[i] = malloc(sizeof(float) * (size_t)(a->size[i] + 1));
         memset(a->grad[i], 0x5a, sizeof(float) * (size_t)(a->size[i] + 1));
-        a->array[i].grad = a->grad[i];
     }
     args->tensors = a->array;
     args->tensor_count = a->n;
+}
+
+/* Gradients go with a backward alone. */
+static inline void arrays_ask(Arrays *a) {
+    for (int i = 0; i < a->n; i++)
+        a->array[i].grad = a->grad[i];
 }
 
 static inline void arrays_free(Arrays *a) {

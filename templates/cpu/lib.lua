@@ -63,9 +63,14 @@ function main_tile()
     return steps[2].tile
 end
 
--- The entry of bwd_dq, which shares all but that with bwd_dkdv.
-function second_entry()
-    return steps[3].entry
+-- The entry of a role; those of bwd_dq and dtensor share all else with the main
+-- step's.
+function entry_of(role)
+    for _, s in ipairs(steps) do
+        if s.role == role then
+            return s.entry
+        end
+    end
 end
 
 -- Runs a stage file, or the one that replaces it for this ISA and dtype.

@@ -4,6 +4,7 @@
 
 programmed = programs.keep or programs.score
 partly = masked or programs.keep -- tiles may be seen in part
+judged = programs.keep and not programs.exact -- bounds do not say all
 excluding = partly or programs.score
 
 -- How C is written where queries lie in the vectors: heads that share keys are
@@ -14,6 +15,20 @@ local in_row = { lanes = "ksd", rows = "qh", s = "x" }
 -- Of a whole tile: heads are a range, or come one by one.
 local of_tile = { rows = "qh" }
 local of_head = { rows = "q" }
+
+-- What printed programs call.
+function program_prims()
+    local names = programmed and "program program_float program_read" or ""
+    if programs.keep then
+        names = names .. " program_keys"
+    end
+    if judged then
+        names = names .. " program_range program_bits program_look"
+    end
+    for name in names:gmatch("%S+") do
+        include("cpu/prim/" .. name .. ".c.in")
+    end
+end
 
 -- Part `show` of a program as C; `root` as program() has it.
 function printed(what, show, root, index)
@@ -47,6 +62,47 @@ end
 
 function printed_value(what, root, index)
     return "(" .. printed(what, "value", root, index) .. ") - (vec){0}"
+end
+
+-- In words, what a work item of dtensor owns.
+function owned_words()
+    return (owns("b") and "a batch entry, " or "all batch entries, ") ..
+        (owns("h") and "a kv head, " or "all heads, ") ..
+        (owns("q") and "BLOCK_Q queries" or "all queries")
+end
+
+-- Do elements whose gradients are wanted differ where this index does?
+function owns(letter)
+    return programs.owned:find(letter, 1, true) ~= nil
+end
+
+-- What turns scores into weights, or into gradients of a read, and where to.
+function weights_of(read)
+    if read then
+        return "read" .. read, "grad and index[n][MICRO]"
+    end
+    return "weights", "P, dS in place"
+end
+
+-- The computed index of a read, as a vector; 0 where there is none.
+function computed_index(read)
+    for d, kind in ipairs(programs.grads[read].index) do
+        if kind == "expr" then
+            return "(ivec){0} + (" .. printed("grad", "value", read, d) .. ")"
+        end
+    end
+    return "(ivec){0}"
+end
+
+-- Steps from the start of a tensor to what a read reads: for each of its dims
+-- the C of the index, of a row's lane l and the j-th key of the cut.
+function read_indices(read)
+    local out = {}
+    for d, kind in ipairs(programs.grads[read].index) do
+        out[d] = kind == "expr" and "index[j * MICRO]"
+            or kind == "const" and printed("grad", "value", read, d) or kind
+    end
+    return out
 end
 
 -- Does the mask, or does any program, take this operand?
