@@ -3,7 +3,7 @@
  * step of the loop, then waves of blocks. docs/io-model.md derives it. */
 #include <math.h>
 
-#include "gen.h"
+#include "program.h"
 
 /* ---- constants ---------------------------------------------------------- */
 
@@ -209,7 +209,9 @@ static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
     double share = fmax(b->heads, 1);
     w.items = (double)h->batch * ceil((double)h->kv_heads / share) * share *
               w.blocks * w.splits;
-    w.block_keys = model_key_span(s, h, queries) / (double)h->seqlen_q;
+    double met, part; /* shares of a pattern */
+    spec_share(s, h, queries, b->keys, &met, &part);
+    w.block_keys = met * model_key_span(s, h, queries) / (double)h->seqlen_q;
     w.steps = steps_of(s, w.block_keys / w.splits, b->keys);
     w.resident = fmin(b->blocks, fmax(1, ceil(w.items / d->cores)));
     return w;

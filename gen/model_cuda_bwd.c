@@ -3,7 +3,7 @@
  * cycle, then waves of blocks. docs/io-model.md, "The backward on a GPU". */
 #include <math.h>
 
-#include "gen.h"
+#include "program.h"
 
 /* As in model_cuda.c, which says where they come from. */
 static const double ISSUE_RATE = 4, MATRIX_SHARE = 0.9, SMEM_SHARE = 0.85;
@@ -47,6 +47,17 @@ static double pair_flops(const CudaBwd *b, double dim, double dim_v) {
     return 2 * (dim + dim_v + sums + dq + (b->split ? dim : 0));
 }
 
+/* Of all tiles, those that meet a pair that sees. */
+static double met_share(const attnc_spec *s, const attnc_shape *h,
+                        const CudaBwd *b, double visible) {
+    int64_t group = h->heads / h->kv_heads;
+    int64_t rows = ((b->by_keys ? b->other : b->own) + group - 1) / group;
+    double fine, met, part;
+    spec_share(s, h, 16, 16, &fine, &part); /* as model_visible counts */
+    spec_share(s, h, rows, b->by_keys ? b->own : b->other, &met, &part);
+    return visible / fine * met / ((double)h->seqlen_q * (double)h->seqlen_k);
+}
+
 static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
                   const CudaBwd *b) {
     double rows = (double)(h->heads / h->kv_heads * h->seqlen_q);
@@ -55,7 +66,7 @@ static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
               .visible = model_visible(s, h),
               .own = b->by_keys ? (double)h->seqlen_k : rows,
               .other = b->by_keys ? rows : (double)h->seqlen_k};
-    double share = w.visible / ((double)h->seqlen_q * (double)h->seqlen_k);
+    double share = met_share(s, h, b, w.visible);
     w.items = w.kv_heads * ceil(w.own / b->own);
     w.steps = w.other * share / b->other + (share < 1 ? 1 : 0.5);
     w.resident = fmin(b->blocks, fmax(1, ceil(w.items / d->cores)));
