@@ -194,8 +194,9 @@ def steps(job, context):
         job.tell(**table_21(job, context, tokens))
     first = 2 * len(grid) if job.memory.torch else len(grid)
     yield from (lambda p=p: timed(*p) for p in todo[:first])
-    yield from (lambda c=c: ways(job, context, c) for c in grid[:job.ways_most])
-    yield from (lambda c=c: dropout(job, context, c) for c in grid[:job.ways_most])
+    some = grid[:job.ways_most]
+    yield from (lambda c=c: ways(job, context, c) for c in some)
+    yield from (lambda c=c: dropout(job, context, c) for c in some)
     yield from (lambda n=n: told(n) for n in job.memory_tokens)
     yield from (lambda p=p: timed(*p) for p in todo[first:])
 
