@@ -284,3 +284,18 @@ double blocks_density(const BlockList *x) {
     double all = (double)x->rows * (double)x->columns;
     return all > 0 ? kept / all : 0;
 }
+
+int pattern_mark(const Pattern *p, int64_t h, uint8_t *to, int64_t width,
+                 Err *e) {
+    BlockList list;
+    if (pattern_list(p, h, &list, e))
+        return e->code;
+    for (int64_t a = 0; a < list.rows; a++) {
+        for (int64_t i = list.full_at[a]; i < list.full_at[a + 1]; i++)
+            to[a * width + list.full[i]] = 1;
+        for (int64_t i = list.part_at[a]; i < list.part_at[a + 1]; i++)
+            to[a * width + list.part[i]] = 1;
+    }
+    blocks_free(&list);
+    return 0;
+}

@@ -142,6 +142,26 @@ typedef struct attnc_array {
     float *grad; /* pass=bwd and spec.tensor_grads: dense, in C order */
 } attnc_array;
 
+/* Sizes, and for a bsr pattern the blocks, that a pattern is listed for. Start
+ * from ATTNC_PATTERN_LISTS_INIT. All arrays are the host's and are copied. */
+typedef struct attnc_pattern_lists {
+    size_t struct_size;
+    int64_t heads, seqlen_q, seqlen_k;
+    /* Packed sequences: how many, and their bounds; else 0 and NULL. */
+    int64_t batch;
+    const int32_t *cu_seqlens_q, *cu_seqlens_k; /* [batch + 1] */
+    /* bsr: block row a of list l sees the blocks indices[indptr[l, a]] ..
+     * indices[indptr[l, a + 1] - 1], in any order, each once. */
+    int64_t list_heads;              /* 1: all heads share it; or heads */
+    const int32_t *indptr, *indices; /* [list_heads, block rows + 1], [count] */
+    int64_t index_count;
+} attnc_pattern_lists;
+#define ATTNC_PATTERN_LISTS_INIT                                               \
+    { .struct_size = sizeof(attnc_pattern_lists) }
+
+/* The blocks of a pattern that has no closed form. */
+typedef struct attnc_pattern attnc_pattern;
+
 /* What attention over some of the keys left, for pass=merge: as o and lse of
  * attnc_args. */
 typedef struct attnc_part {
@@ -202,6 +222,8 @@ typedef struct attnc_args {
     const attnc_part *parts; /* pass=merge: [part_count], in the memory of the
                                 device like what they point to */
     int64_t part_count;
+    /* The blocks of spec.sparsity where that is bsr or draws blocks. */
+    const attnc_pattern *pattern;
 } attnc_args;
 #define ATTNC_ARGS_INIT                                                        \
     { .struct_size = sizeof(attnc_args), .scale = NAN }
@@ -269,6 +291,23 @@ ATTNC_API int attnc_run(attnc_context *ctx, const attnc_spec *spec,
 ATTNC_API int attnc_merge(attnc_context *ctx, const attnc_spec *spec,
                           const attnc_args *args, const attnc_part *parts,
                           int64_t count, void *stream);
+
+/* Lists the blocks of a pattern (bsr, or one that draws) for launches of these
+ * sizes; not during a launch. Equal requests share the memory, time and memory
+ * go with the blocks kept and a byte for each block. Release every one. */
+ATTNC_API int attnc_pattern_create(attnc_context *ctx,
+                                   const attnc_program *sparsity,
+                                   const attnc_pattern_lists *lists,
+                                   attnc_pattern **out);
+/* NULL is fine. Not before the launches that read it are done. */
+ATTNC_API void attnc_pattern_release(attnc_pattern *pattern);
+/* Bytes of device memory that an upload takes. */
+ATTNC_API size_t attnc_pattern_bytes(const attnc_pattern *pattern);
+/* On a GPU a pattern needs attnc_pattern_bytes of its memory at `to`: copied on
+ * the stream, in the calling thread's current context, for the launches that
+ * follow. Refused on a CPU, which reads the host's. */
+ATTNC_API int attnc_pattern_upload(attnc_pattern *pattern, void *to,
+                                   void *stream);
 
 #ifdef __cplusplus
 }

@@ -342,6 +342,17 @@ static void give(const Kernel *k, void *workspace, void *stream) {
         c->free_async((uint64_t)(uintptr_t)workspace, stream);
 }
 
+static int send(void *to, const void *from, size_t bytes, void *stream,
+                Err *e) {
+    const Cuda *c = cuda_find(e);
+    int code = c ? c->copy_async((uint64_t)(uintptr_t)to,
+                                 (uint64_t)(uintptr_t)from, bytes, stream)
+                 : 0;
+    return code ? cuda_failed(c, code, ATTNC_E_LAUNCH, "pattern",
+                              "cuMemcpyAsync", e)
+                : e->code;
+}
+
 /* ---- memory for the command --------------------------------------------- */
 
 static uint64_t address_of(const void *p) {
@@ -422,4 +433,5 @@ const Backend backend_cuda = {"cuda",
                               .own_compiler = true,
                               .memory = &memory,
                               .take = take,
-                              .give = give};
+                              .give = give,
+                              .send = send};

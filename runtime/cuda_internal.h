@@ -53,6 +53,8 @@ typedef uint64_t CuPointer;
     X(alloc, cuMemAlloc_v2, (CuPointer *, size_t))                             \
     X(free, cuMemFree_v2, (CuPointer))                                         \
     X(copy, cuMemcpy, (CuPointer to, CuPointer from, size_t))                  \
+    X(copy_async, cuMemcpyAsync,                                               \
+      (CuPointer to, CuPointer from, size_t, CuStream))                        \
     X(event_create, cuEventCreate, (CuEvent *, unsigned flags))                \
     X(event_record, cuEventRecord, (CuEvent, CuStream))                        \
     X(event_wait, cuEventSynchronize, (CuEvent))                               \

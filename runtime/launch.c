@@ -46,10 +46,13 @@ int attnc_workspace(const attnc_plan *plan, const attnc_args *sizes,
 
 static int launch(const attnc_plan *p, const attnc_args *a, void *stream,
                   Err *e) {
-    if (args_check(&p->plan, a, e))
+    attnc_args with = *a;
+    attnc_array room[SPEC_TENSORS];
+    if (pattern_args(&p->plan, &with, room, e) ||
+        args_check(&p->plan, &with, e))
         return e->code;
     const Kernel *k = &p->module->kernel;
-    return k->backend->launch(p->ctx, &p->plan, k, a, stream, e);
+    return k->backend->launch(p->ctx, &p->plan, k, &with, stream, e);
 }
 
 int attnc_launch(const attnc_plan *plan, const attnc_args *args, void *stream) {

@@ -94,6 +94,8 @@ typedef struct Backend {
     int (*take)(const Kernel *k, size_t bytes, void *stream, void **out,
                 Err *e);
     void (*give)(const Kernel *k, void *workspace, void *stream);
+    /* Copies from the host's memory on the stream; NULL: needs no copy. */
+    int (*send)(void *to, const void *from, size_t bytes, void *stream, Err *e);
 } Backend;
 
 extern const Backend backend_cpu, backend_cuda, backend_emulated;
@@ -336,6 +338,12 @@ int args_check_sizes(const attnc_args *a, Err *e);
 /* The tensors that programs read; part of args_check. */
 int args_check_tensors(const Plan *p, const attnc_args *a, Err *e);
 
+/* ---- pattern_object.c -------------------------------------------------- */
+
+/* Adds the blocks of a->pattern to a->tensors, which becomes `room`, an array
+ * of SPEC_TENSORS; nothing where there is none. */
+int pattern_args(const Plan *p, attnc_args *a, attnc_array *room, Err *e);
+
 /* ---- builtin.c --------------------------------------------------------- */
 
 /* The precompiled generic kernel, a CpuEntry: the structure of the spec is
@@ -424,12 +432,13 @@ struct attnc_context {
     attnc_options options; /* strings copied */
     const Templates *templates;
     PlanTable *plans;
-    bool looked, has_compiler; /* for a compiler */
+    struct PatternBlocks *patterns; /* pattern_object.c */
+    bool looked, has_compiler;      /* for a compiler */
     Compiler compiler;
     atomic_bool announced; /* that there is none */
     void *spare;           /* workspace kept between calls of attnc_run */
     size_t spare_bytes;
-    Lock lock;       /* of spare and compiler */
+    Lock lock;       /* of spare, compiler and patterns */
     atomic_int refs; /* context handle + live plans */
 };
 

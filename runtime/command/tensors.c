@@ -68,22 +68,6 @@ int pattern_read_lists(Problem *p, Err *e) {
 
 /* ---- blocks of a pattern ----------------------------------------------- */
 
-/* Marks what head h of a sequence keeps: rows of `width` bytes. */
-static int mark_blocks(const Pattern *p, int64_t h, uint8_t *to, int64_t width,
-                       Err *e) {
-    BlockList list;
-    int rc = pattern_list(p, h, &list, e);
-    for (int64_t a = 0; a < list.rows && !rc; a++) {
-        for (int64_t i = list.full_at[a]; i < list.full_at[a + 1]; i++)
-            to[a * width + list.full[i]] = 1;
-        for (int64_t i = list.part_at[a]; i < list.part_at[a + 1]; i++)
-            to[a * width + list.part[i]] = 1;
-    }
-    if (!rc)
-        blocks_free(&list);
-    return rc;
-}
-
 /* [b, h, block of queries, block of keys]: one list for all heads or entries
  * where they are alike. */
 static int make_blocks(const Problem *p, attnc_array *x, Err *e) {
@@ -107,7 +91,8 @@ static int make_blocks(const Problem *p, attnc_array *x, Err *e) {
         int64_t nq, nk;
         problem_lengths(p, i / lists, &nq, &nk);
         if (!pattern_size(&sized, nq, nk, e))
-            mark_blocks(&sized, i % lists, to + i * rows * columns, columns, e);
+            pattern_mark(&sized, i % lists, to + i * rows * columns, columns,
+                         e);
     }
     return e->code;
 }
