@@ -117,6 +117,8 @@ def table(cases):
            "<th>unit</th><th colspan=3>ratio: min, median, max</th></tr>"]
     for c in cases:
         cells = [html.escape(c["name"])]
+        if "commit" in c:
+            cells[0] += f" <small>({html.escape(c['commit'])})</small>"
         if c["failed"]:
             cells += ["failed"]
         else:
