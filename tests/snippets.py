@@ -9,7 +9,8 @@ import tempfile
 
 from _attnc import ATTNC, BUILD, SOURCE
 
-PAGES = ["README.md", "docs/embedding.md", "docs/command.md"]
+PAGES = ["README.md", "docs/embedding.md", "docs/command.md",
+         "docs/gallery.md"]
 SANITIZE = os.environ.get("SANITIZE")
 FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-D_POSIX_C_SOURCE=200809L",
          f"-I{SOURCE}/runtime", f"-I{SOURCE}/gen"]
@@ -40,9 +41,10 @@ def try_c(where, code, top):
 
 def try_sh(where, code, top):
     os.makedirs(os.path.join(top, "build"), exist_ok=True)
-    command = os.path.join(top, "build/attnc")
-    if not os.path.exists(command):
-        os.symlink(ATTNC, command)
+    for name, at in (("build/attnc", ATTNC),
+                     ("docs", os.path.join(SOURCE, "docs"))):
+        if not os.path.exists(os.path.join(top, name)):
+            os.symlink(at, os.path.join(top, name))
     run(where, ["sh", "-eu", "-c", code], top)
 
 

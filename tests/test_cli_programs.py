@@ -61,10 +61,10 @@ class Programs(Case):
         return report, {n: np.load(self.path(f"out/{n}.npy")) for n in names}
 
     def agree(self, x, visible, args, score=lambda s: s,
-              slope=np.ones_like, grads=lambda g, s: {}):
+              slope=np.ones_like, grads=lambda g, s: {}, env=BUILTIN):
         """A run with both passes against NumPy; grads: what is owed of the
         tensors by name, of the score's gradient and s."""
-        report, got = self.compute(x, *args)
+        report, got = self.compute(x, *args, env=env)
         visible = np.broadcast_to(visible, (B, H, NQ, NK))
         wide = [round_to(a, "f32") for a in x]
         *want, g, s = steps(*wide, visible, score, slope)
@@ -193,6 +193,23 @@ class Programs(Case):
                    ["--sparsity-block", "16", "--sparsity",
                     f"bsr:{self.save('at.npy', at)},"
                     f"{self.save('index.npy', index)}"])
+
+    def test_compiled_kernels(self):
+        bias, w = self.normal(H, 1, NK), self.normal(H)
+        doc = np.sort(self.rng.integers(0, 4, (B, NK)), 1)
+        wide = w.astype(float)[None, :, None, None]
+        files = [f for n, a in (("doc", doc), ("w", w))
+                 for f in ("--tensor", f"{n}={self.save(n + '.npy', a)}")]
+        report = self.agree(
+            self.inputs(), (doc[:, None, :NQ, None] == doc[:, None, None, :]) &
+            (abs(q_ // 16 - k_ // 16) <= 1),
+            ["--mask", "expr:doc[b,q] == doc[b,k]", "--score", "s * w[h]",
+             "--bias", self.save("bias.npy", bias), *files, "--sparsity",
+             "longformer:global=0", "--sparsity-block", "16"],
+            lambda s: (s + bias) * wide, lambda s: wide * np.ones_like(s),
+            lambda g, s: {"bias": (g * wide).sum((0, 2))[:, None],
+                          "w": (g * (s + bias)).sum((0, 2, 3))}, env=None)
+        self.assertNotEqual(report["steps"][0]["tile"]["family"], "builtin")
 
     def test_types_of_tensors(self):
         for dtype in (np.float16, np.float32, np.float64):

@@ -24,8 +24,14 @@ static int field_of(const Tile *t, const char *name) {
     return 0;
 }
 
-/* Queries and keys of a tile; heads that share keys lie in its rows. */
-static void tile_sides(const Plan *p, int64_t group, int64_t *q, int64_t *k) {
+static int64_t at_least_1(int64_t n) {
+    return n > 0 ? n : 1;
+}
+
+/* Queries of an item, and queries and keys of what it skips or does: on a CPU
+ * the rows that a vector or some hold, else all of it. Heads that share keys
+ * lie in the rows. */
+static void tile_sides(const Plan *p, int64_t group, BlockStory *x) {
     const Tile *t = &p->step[0].tile;
     for (int i = 0; i < p->nstep; i++) {
         if (!field_of(&p->step[i].tile, "block_k"))
@@ -34,23 +40,34 @@ static void tile_sides(const Plan *p, int64_t group, int64_t *q, int64_t *k) {
         break;
     }
     int rows = field_of(t, "block_q"), keys = field_of(t, "block_k");
-    *k = keys ? keys : BUILTIN_KEYS;
-    *q = (rows ? rows : BUILTIN_ROWS) / group;
-    *q = *q > 0 ? *q : 1;
+    int64_t lanes = (int64_t)p->device.vector_bytes / 4;
+    int64_t micro = tile_is_cuda(t->family) ? 0 : lanes * field_of(t, "vecs");
+    rows = rows ? rows : BUILTIN_ROWS;
+    x->tile_k = keys ? keys : BUILTIN_KEYS;
+    x->item_q = at_least_1(rows / group);
+    x->tile_q = micro ? at_least_1(micro / group) : x->item_q;
 }
 
-/* Tiles of one item: those of a block of queries. */
-static int64_t count_row(Sight *s, int64_t q0, BlockStory *x) {
-    int64_t nq = s->seq.nq, nk = s->seq.all, seen = 0;
+/* Tiles of the rows [q0, q1) that are not skipped. */
+static int64_t count_row(Sight *s, int64_t q0, int64_t q1, BlockStory *x) {
+    int64_t nk = s->seq.all, seen = 0;
     for (int64_t k0 = 0; k0 < nk; k0 += x->tile_k) {
-        SightTile t = {q0, q0 + x->tile_q < nq ? q0 + x->tile_q : nq, k0,
-                       k0 + x->tile_k < nk ? k0 + x->tile_k : nk};
+        SightTile t = {q0, q1, k0, k0 + x->tile_k < nk ? k0 + x->tile_k : nk};
         int v = sight_verdict(s, t);
         x->full += v == VERDICT_FULL;
         x->partial += v == VERDICT_PARTIAL;
         x->skipped += v == VERDICT_EMPTY;
         seen += v != VERDICT_EMPTY;
     }
+    return seen;
+}
+
+static int64_t count_item(Sight *s, int64_t q0, BlockStory *x) {
+    int64_t end = q0 + x->item_q < s->seq.nq ? q0 + x->item_q : s->seq.nq;
+    int64_t seen = 0;
+    for (; q0 < end; q0 += x->tile_q)
+        seen +=
+            count_row(s, q0, q0 + x->tile_q < end ? q0 + x->tile_q : end, x);
     return seen;
 }
 
@@ -62,8 +79,8 @@ static void count_tiles(Sight *s, BlockStory *x) {
     for (int64_t b = 0; b < (entries ? a->batch : 1); b++)
         for (int64_t h = 0; h < (s->deps & DEP_H ? a->heads : 1); h++) {
             sight_head(s, b, h);
-            for (int64_t q0 = 0; q0 < s->seq.nq; q0 += x->tile_q, items++) {
-                int64_t seen = count_row(s, q0, x);
+            for (int64_t q0 = 0; q0 < s->seq.nq; q0 += x->item_q, items++) {
+                int64_t seen = count_item(s, q0, x);
                 most = seen > most ? seen : most;
             }
         }
@@ -93,10 +110,14 @@ static void predict(const Plan *p, BlockStory *x) {
 
 /* ---- the map ----------------------------------------------------------- */
 
+/* Of block patterns their own; of what is element-wise 64 as lines of 0 and 1,
+ * for the eye as fine as it has columns. */
 static int64_t side_of(const Options *o, const Problem *p, int64_t nk) {
-    int64_t side = p->spec.sparsity ? p->pattern.block : SIDE;
-    bool exact = o->given[OPT_print_blocks].text || o->given[OPT_svg].text;
-    while (!exact && (nk + side - 1) / side > COLUMNS)
+    const attnc_program *pattern = p->spec.sparsity;
+    bool whole = pattern && !pattern_is_element(p->pattern.kind);
+    bool lines = o->given[OPT_print_blocks].text;
+    int64_t side = whole ? p->pattern.block : lines ? SIDE : 1;
+    while (!lines && (nk + side - 1) / side > COLUMNS)
         side *= 2;
     return side;
 }
@@ -121,7 +142,7 @@ static int tell_sight(const Options *o, const Problem *p, const Plan *plan,
     if (rc)
         return rc;
     x->drawn = true;
-    tile_sides(plan, a->heads / a->kv_heads, &x->tile_q, &x->tile_k);
+    tile_sides(plan, a->heads / a->kv_heads, x);
     count_tiles(s, x);
     predict(plan, x);
     double square = (double)nq * (double)nk;

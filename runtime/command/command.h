@@ -257,7 +257,7 @@ typedef struct BlockStory {
     int64_t head, side;
     BlockList map; /* of the head, of the first entry */
     double pairs;  /* share of the pairs seen; < 0: not counted */
-    int64_t tile_q, tile_k;
+    int64_t item_q, tile_q, tile_k; /* queries of a work item; of a tile */
     int64_t full, partial, skipped; /* tiles, of all heads and entries */
     int64_t items, longest;         /* tiles of the longest item */
     double balance, speedup;
