@@ -110,6 +110,14 @@ static double bits_below(double x) {
     return top - 1;
 }
 
+/* Bits above the first in which the ends of a range differ are those of all
+ * its numbers. */
+static Range int_xor(int32_t a, int32_t a_hi, int32_t b, int32_t b_hi) {
+    int32_t open = (int32_t)bits_below((a ^ a_hi) | (b ^ b_hi));
+    int32_t known = (a ^ b) & ~open;
+    return range(known, known | open);
+}
+
 static Range int_bits(int op, Range a, Range b) {
     if (op == OP_BIT_AND) {
         double m = b.hi + 1;
@@ -123,8 +131,10 @@ static Range int_bits(int op, Range a, Range b) {
     }
     if (a.lo < 0 || b.lo < 0)
         return range(INT32_MIN, INT32_MAX);
-    return range(op == OP_BIT_OR ? most(a.lo, b.lo) : 0,
-                 bits_below(most(a.hi, b.hi)));
+    if (op == OP_BIT_XOR)
+        return int_xor((int32_t)a.lo, (int32_t)a.hi, (int32_t)b.lo,
+                       (int32_t)b.hi);
+    return range(most(a.lo, b.lo), bits_below(most(a.hi, b.hi)));
 }
 
 static Range size_of(Range a) {

@@ -385,7 +385,9 @@ static inline struct range range_bit_xor(struct range a, struct range b) {
         return range_of(a.lo ^ b.lo, a.lo ^ b.lo);
     if (a.lo < 0 || b.lo < 0)
         return range_any();
-    return range_of(0, bits_below(most(a.hi, b.hi)));
+    /* Bits above the first in which the ends of a range differ are fixed. */
+    int open = bits_below((a.lo ^ a.hi) | (b.lo ^ b.hi));
+    return range_of((a.lo ^ b.lo) & ~open, (a.lo ^ b.lo) | open);
 }
 static inline struct range range_bit_not(struct range a) {
     return range_of(~a.hi, ~a.lo);
