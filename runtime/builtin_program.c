@@ -121,8 +121,18 @@ static float bend_pair(Item *t, int64_t j, float s, float *bend) {
     return (float)value[x->score->root];
 }
 
+/* Idle lanes see nothing: what they would see may hold NaN. */
+static void close_lane(Item *t, int x, int n) {
+    for (int r = 0; r < n; r++)
+        t->s[r * LANES + x] = -INFINITY;
+}
+
 void bend_scores(Item *t, int u, int64_t j, int n) {
-    for (int x = 0; x < LANES && u * LANES + x < t->rows; x++) {
+    for (int x = 0; x < LANES; x++) {
+        if (u * LANES + x >= t->rows) {
+            close_lane(t, x, n);
+            continue;
+        }
         int64_t row = t->row[u * LANES + x];
         open_pairs(t, t->hk * t->group + row % t->group, row / t->group);
         for (int r = 0; r < n; r++) {

@@ -51,6 +51,12 @@ class Blocks(Case):
                                       "--seqlen", "384"),
                          lines("1f 1f 27 3b 3b 3c", 6))
 
+    def test_json_has_the_map(self):
+        args = ("--sparsity", "butterfly:m=1", "--seqlen", "512")
+        j = self.object("explain", "--print-blocks", *args)
+        self.assertEqual(j["blocks"]["map"], self.printed(*args))
+        self.assertNotIn("map", self.object("explain", *args)["blocks"])
+
     def test_heads_differ(self):
         args = ("--sparsity", "fixed:stride=4,vert=1,verts=2", "--seqlen",
                 "512")

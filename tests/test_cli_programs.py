@@ -268,6 +268,36 @@ class Programs(Case):
         self.assertEqual(one[0]["spec"], other[0]["spec"])
         np.testing.assert_array_equal(one[1]["o"], other[1]["o"])
 
+    def test_what_nobody_sees_does_not_leak(self):
+        x = self.inputs()
+        for a, junk in ((x[1], np.nan), (x[2], np.inf)):
+            a[:, :, 30:40] = junk
+        clean = [a.copy() for a in x]
+        clean[1][:, :, 30:40] = clean[2][:, :, 30:40] = 0
+        for env in (BUILTIN, None):
+            for args in (("--mask", "expr:k < 30 || k >= 40"),
+                         ("--score", "k >= 30 && k < 40 ? -inf : s")):
+                with self.subTest(args=args, env=env):
+                    got, want = (self.compute(a, *args, env=env)[1]
+                                 for a in (x, clean))
+                    for name in ("o", "lse", "dq", "dk", "dv"):
+                        np.testing.assert_allclose(got[name], want[name],
+                                                   1e-4, 1e-5)
+                    self.assertFalse(got["dk"][:, :, 30:40].any())
+
+    def test_emit_lists_the_tensors(self):
+        x = self.save("x.npy", self.normal(NK))
+        j = self.object("emit", "-o", self.path("src"), "--score", "s + x[k]",
+                        "--mask", "expr:i32 doc[:,:]; doc[b,q] == doc[b,k]",
+                        "--tensor", f"x={x}", "--pass", "bwd")
+        self.assertEqual(j["tensors"], [
+            {"name": "doc", "dtype": "i32", "rank": 2, "grad": False},
+            {"name": "x", "dtype": "f32", "rank": 1, "grad": True}])
+        names = [p["name"] for s in j["steps"] for p in s["params"]]
+        for name in ("tensor_doc", "tensor_doc_n1", "tensor_x_step0",
+                     "dtensor_x"):
+            self.assertIn(name, names)
+
     def test_json_has_the_fields(self):
         x = self.save("x.npy", self.normal(NK))
         j = self.object("explain", "--score", "s+x[k]*2.0", "--tensor",

@@ -209,7 +209,21 @@ void blocks_text(const BlockStory *x, Str *out) {
              x->balance, x->speedup);
 }
 
-json_t *blocks_json(const BlockStory *x) {
+static json_t *json_map(const BlockStory *x) {
+    json_t *list = json_array();
+    Str text = {0};
+    pattern_text(&x->map, "011", &text);
+    for (char *line = text.text; line && *line;) {
+        char *end = strchr(line, '\n');
+        *end = '\0';
+        json_array_append_new(list, json_text(line));
+        line = end + 1;
+    }
+    str_free(&text);
+    return list;
+}
+
+json_t *blocks_json(const BlockStory *x, bool map) {
     json_t *j = json_object(), *tiles = json_object();
     json_object_set_new(tiles, "q", json_integer(x->tile_q));
     json_object_set_new(tiles, "k", json_integer(x->tile_k));
@@ -226,6 +240,8 @@ json_t *blocks_json(const BlockStory *x) {
     json_object_set_new(j, "tiles", tiles);
     json_object_set_new(j, "balance", json_number(x->balance));
     json_object_set_new(j, "speedup", json_number(x->speedup));
+    if (map)
+        json_object_set_new(j, "map", json_map(x));
     return j;
 }
 

@@ -270,7 +270,8 @@ int blocks_tell(const Options *o, Problem *p, const Plan *plan, BlockStory *x,
                 Err *e);
 void blocks_drop(BlockStory *x);
 void blocks_text(const BlockStory *x, Str *out);
-json_t *blocks_json(const BlockStory *x);
+/* map: its lines, too. */
+json_t *blocks_json(const BlockStory *x, bool map);
 int blocks_picture(const char *path, const BlockStory *x, Err *e);
 
 /* ---- outdir.c: files that appear whole or not at all ------------------- */

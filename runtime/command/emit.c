@@ -218,6 +218,23 @@ static json_t *json_buffers(const Plan *p) {
     return list;
 }
 
+/* What programs read, in the order of tensor_grads; a launch brings it. */
+static json_t *json_tensors(const Plan *p) {
+    json_t *list = json_array();
+    for (int i = 0; i < p->ntensor; i++) {
+        const ProgramTensor *t = &p->tensor[i];
+        json_t *j = json_object();
+        json_object_set_new(j, "name", json_text(t->name));
+        json_object_set_new(j, "dtype",
+                            json_text(program_dtype_name(t->dtype)));
+        json_object_set_new(j, "rank", json_integer(t->rank));
+        json_object_set_new(j, "grad",
+                            json_boolean(p->spec.tensor_grads >> i & 1));
+        json_array_append_new(list, j);
+    }
+    return list;
+}
+
 static json_t *json_manifest(const Emission *m) {
     json_t *j = json_object();
     Str text = {0};
@@ -233,6 +250,7 @@ static json_t *json_manifest(const Emission *m) {
     json_object_set_new(j, "shape", json_shape(&m->plan.shape));
     json_object_set_new(j, "steps", json_steps(m));
     json_object_set_new(j, "buffers", json_buffers(&m->plan));
+    json_object_set_new(j, "tensors", json_tensors(&m->plan));
     json_object_set_new(j, "plan", json_text(text.text ? text.text : ""));
     json_object_set(j, "files", m->files);
     str_free(&text);

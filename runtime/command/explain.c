@@ -358,7 +358,7 @@ static json_t *json_steps(Story *s) {
     return list;
 }
 
-static int tell_json(Story *s, Str *out, Err *e) {
+static int tell_json(const Options *o, Story *s, Str *out, Err *e) {
     json_t *j = json_object(), *compile = json_object();
     Str text = {0};
     plan_print(&s->plan, &text);
@@ -376,7 +376,9 @@ static int tell_json(Story *s, Str *out, Err *e) {
     json_object_set_new(j, "machine", json_device(&s->plan.device));
     json_object_set_new(j, "plan", json_text(text.text ? text.text : ""));
     if (s->blocks.drawn)
-        json_object_set_new(j, "blocks", blocks_json(&s->blocks));
+        json_object_set_new(
+            j, "blocks",
+            blocks_json(&s->blocks, o->given[OPT_print_blocks].text));
     str_free(&text);
     return json_finish(j, out, e);
 }
@@ -390,10 +392,10 @@ static int draw(const Options *o, Story *s, Err *e) {
 }
 
 static int say(const Options *o, Story *s, Str *out, Err *e) {
+    if (o->given[OPT_json].text)
+        return tell_json(o, s, out, e);
     if (o->given[OPT_print_blocks].text)
         pattern_text(&s->blocks.map, "011", out);
-    else if (o->given[OPT_json].text)
-        return tell_json(s, out, e);
     else
         tell(s, out);
     return 0;

@@ -147,10 +147,9 @@ static void add_pattern(void *user, const char *pattern, const char *argument,
 
 static void patterns(Str *out) {
     str_addf(out,
-             "\nPatterns: which blocks e of keys a block a of queries sees; i, "
-             "j positions");
+             "\nPatterns: which blocks e of keys a block a of queries sees; "
+             "i, j positions\n");
     pattern_rows(add_pattern, out);
-    str_addf(out, "\n");
 }
 
 static const char cache_notes[] =

@@ -77,6 +77,15 @@ static void add_size(const Problem *p, int a, int b, Str *out) {
         str_addf(out, "%" PRId64 "/%" PRId64, p->size[a].n, p->size[b].n);
 }
 
+/* As much of a text as goes on a line. */
+static void add_program(const char *what, const attnc_program *p, Str *out) {
+    enum { SHOWN = 100 };
+    const char *text = p ? attnc_program_text(p) : "";
+    if (p)
+        str_addf(out, ", %s %.*s%s", what, SHOWN, text,
+                 strlen(text) > SHOWN ? ".." : "");
+}
+
 void text_problem(const Problem *p, Str *out) {
     bool packed = p->layout == PACKED;
     str_addf(out, "%s, batch %" PRId64 ", heads ",
@@ -87,8 +96,15 @@ void text_problem(const Problem *p, Str *out) {
              packed ? SIZE_total_k : SIZE_seqlen_k, out);
     str_addf(out, ", dim ");
     add_size(p, SIZE_head_dim, SIZE_head_dim_v, out);
-    str_addf(out, ", mask ");
-    problem_mask_text(p, out);
+    if (p->spec.mask != ATTNC_MASK_PROGRAM) {
+        str_addf(out, ", mask ");
+        problem_mask_text(p, out);
+    }
+    add_program("mask", p->spec.mask_program, out);
+    add_program("sparsity", p->spec.sparsity, out);
+    if (p->spec.bias)
+        str_addf(out, ", bias %s", spec_spelling(&p->spec, "bias"));
+    add_program("score", p->spec.score_program, out);
     static const char *const names[] = {"key lengths", "softcap", "alibi",
                                         "sink", "dropout"};
     const int on[] = {p->spec.lens_k, p->spec.softcap, p->spec.alibi,
