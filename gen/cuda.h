@@ -90,8 +90,16 @@ bool cuda_bwd_uses(const Step *s, int id);
 int cuda_bwd_family(int role);
 /* Has the plan the steps of a backward on a GPU? */
 bool cuda_bwd_plan(const Plan *p);
-Extent cuda_bwd_grid(const Step *s);
+Extent cuda_bwd_grid(const attnc_spec *spec, const Step *s);
 void cuda_bwd_bufs(Plan *p);
+
+/* ---- plan_cuda_tensor.c ------------------------------------------------ */
+
+/* Of the step dtensor: grid, shared memory, tile (of the family of dQ). */
+Extent cuda_tensor_grid(const attnc_spec *s, const Tile *t);
+int64_t cuda_tensor_smem(const attnc_spec *s, const Device *d, const Tile *t);
+Tile cuda_tensor_tile(const attnc_spec *s, const attnc_shape *h,
+                      const Device *d, int family);
 
 /* ---- smem.c ------------------------------------------------------------ */
 

@@ -373,6 +373,9 @@ static int choose_backward(const Choice *c, Err *e) {
         int of = cpu ? !plan_bwd_is_main(role[i]) : cuda_bwd_family(role[i]);
         p->step[i].role = role[i];
         p->step[i].tile = chosen[c->families[1] < 0 ? 0 : of].tile;
+        if (!cpu && role[i] == ROLE_dtensor)
+            p->step[i].tile = cuda_tensor_tile(&p->spec, &p->shape, &p->device,
+                                               c->families[of]);
     }
     return 0;
 }

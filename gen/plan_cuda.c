@@ -50,5 +50,7 @@ void cuda_launch(const attnc_spec *s, const Device *d, Step *step) {
         cuda_bwd_smem(s, d, &step->tile, &b);
         step->smem_bytes = b.total;
     }
+    if (step->role == ROLE_dtensor)
+        step->smem_bytes = cuda_tensor_smem(s, d, &step->tile);
     step->threads = tile_cuda_threads(&step->tile);
 }

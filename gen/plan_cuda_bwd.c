@@ -7,7 +7,10 @@
  * Nobody else writes what a block writes, so the order of sums is fixed. Or:
  *   bwd       dK and dV, and what the block's keys give to dQ: all of it where
  *             they are all keys, else added to f32 sums, in order or in any
- *   dq_sum    these sums to the type of dQ */
+ *   dq_sum    these sums to the type of dQ
+ * And where gradients of tensors are asked for:
+ *   dtensor_zero   elements that nobody reads have none
+ *   dtensor        P and dS once more, whose gradients are added up */
 #include <stdio.h>
 
 #include "gen.h"
@@ -33,13 +36,17 @@ int cuda_bwd_roles(const attnc_spec *s, const Tile *t, int role[PLAN_STEPS]) {
         role[n++] = ROLE_dq_sum;
     if (s->sink)
         role[n++] = ROLE_dsink;
+    if (s->tensor_grads) {
+        role[n++] = ROLE_dtensor_zero;
+        role[n++] = ROLE_dtensor;
+    }
     return n;
 }
 
 int cuda_bwd_family(int role) {
-    return role == ROLE_bwd_dkdv || role == ROLE_bwd ? 0
-           : role == ROLE_bwd_dq                     ? 1
-                                                     : 2;
+    return role == ROLE_bwd_dkdv || role == ROLE_bwd     ? 0
+           : role == ROLE_bwd_dq || role == ROLE_dtensor ? 1
+                                                         : 2;
 }
 
 bool cuda_bwd_plan(const Plan *p) {
@@ -62,7 +69,11 @@ static Extent rows(int dim, int64_t div) {
         {{DIM_BATCH, 1}, {DIM_KV_HEADS, 1}, {dim, div}, {DIM_ONE, 1}}};
 }
 
-Extent cuda_bwd_grid(const Step *s) {
+Extent cuda_bwd_grid(const attnc_spec *spec, const Step *s) {
+    if (s->role == ROLE_dtensor)
+        return cuda_tensor_grid(spec, &s->tile);
+    if (s->role == ROLE_dtensor_zero)
+        return (Extent){{{DIM_PARTS, 1}, {DIM_ONE, 1}}};
     if (s->role == ROLE_dsink)
         return (Extent){{{DIM_HEADS, 1}, {DIM_ONE, 1}}};
     if (s->role == ROLE_bwd && cuda_bwd_of(&s->tile).dq == DQ_BLOCK)

@@ -178,8 +178,10 @@ static bool uses(const attnc_spec *s, int role, int id) {
 }
 
 static bool reads(const Plan *p, const Step *s, int id) {
-    if (cuda_is_bwd(s->tile.family))
-        return spec_gives(&p->spec, id) && cuda_bwd_uses(s, id);
+    if (cuda_is_bwd(s->tile.family)) {
+        const Step *of = s->role == ROLE_dtensor ? &p->step[1] : s;
+        return spec_gives(&p->spec, id) && cuda_bwd_uses(of, id);
+    }
     if (s->role == ROLE_dtensor && plan_bwd_main(p))
         return uses(&p->spec, plan_bwd_main(p)->role, id); /* shares its code */
     return uses(&p->spec, s->role, id);
@@ -270,7 +272,7 @@ static Extent grid_of(const attnc_spec *spec, const Step *s) {
          s->role != ROLE_merge))
         return plan_bwd_grid(spec, s);
     if (cuda_is_bwd(family))
-        return cuda_bwd_grid(s);
+        return cuda_bwd_grid(spec, s);
     if (s->role == ROLE_fwd_split)
         return extent4(DIM_ROWS, rows, DIM_SEQLEN_K, split_of(&s->tile));
     Extent x = extent4(DIM_ROWS, rows, DIM_ONE, 1);

@@ -2,6 +2,7 @@
  * Mask programs, score programs, patterns and biases in the forward kernels of
  * GPUs, on emulated devices against f64. */
 #include "emu/programs.h"
+#include "program_random.h"
 
 /* ---- sizes ------------------------------------------------------------- */
 
@@ -27,42 +28,75 @@ static Case program_case(int dtype, int dim) {
     return case_of(dtype, dim, 0, ATTNC_MASK_NONE);
 }
 
-/* ---- one program at a time --------------------------------------------- */
+/* ---- each program ------------------------------------------------------ */
 
-static void masks_hide_what_they_say(void **state) {
+static void masks_and_scores_do_what_they_say(void **state) {
     (void)state;
     for (int i = 0; i < MASKS; i++) {
         Case c = program_case(ATTNC_F16, 16);
         set_mask(&c, masks[i]);
+        if (i % 2)
+            c.spec.score_program = program_of(scores[i / 2], ATTNC_SCORE);
         run(&c, 1, NULL);
     }
-}
-
-static void scores_become_what_they_say(void **state) {
-    (void)state;
-    for (int i = 0; i < SCORES; i++) {
+    for (int i = MASKS / 2; i < SCORES; i++) {
         Case c = program_case(ATTNC_F16, 16);
         c.spec.score_program = program_of(scores[i], ATTNC_SCORE);
         run(&c, 1, NULL);
     }
 }
 
-static void patterns_are_arithmetic(void **state) {
+/* Of every broadcast. */
+static void patterns_are_arithmetic_and_biases_are_added(void **state) {
     (void)state;
-    for (int i = 0; i < PATTERNS; i++) {
+    for (int bias = ATTNC_BIAS_1; bias <= ATTNC_BIAS_BHQK; bias++) {
         Case c = program_case(ATTNC_F16, 16);
-        c.spec.sparsity = program_of(patterns[i], ATTNC_PATTERN);
-        c.spec.mask = i % 2 ? ATTNC_MASK_CAUSAL : ATTNC_MASK_NONE;
+        if (bias % 2)
+            c.spec.sparsity =
+                program_of(patterns[bias / 2 % PATTERNS], ATTNC_PATTERN);
+        c.spec.mask = bias % 4 ? ATTNC_MASK_CAUSAL : ATTNC_MASK_NONE;
+        c.spec.bias = bias;
         run(&c, 1, NULL);
     }
 }
 
-static void biases_of_every_broadcast_are_added(void **state) {
+/* A warp for each head: each goes its own way over the tiles. */
+static void heads_of_a_block_see_different_keys(void **state) {
     (void)state;
-    for (int bias = ATTNC_BIAS_1; bias <= ATTNC_BIAS_BHQK; bias += 1) {
+    static const char *const tiles[] = {
+        "block_q=16,block_k=16,warps=4,rows=16,stages=2,heads=4",
+        "block_q=32,block_k=32,warps=2,rows=32,stages=4,heads=2"};
+    for (int i = 0; i < 4; i++) {
         Case c = program_case(ATTNC_F16, 16);
-        c.spec.bias = bias;
-        run(&c, 1, NULL);
+        set_mask(&c, i % 2 ? "(k / 16 + h) % 3 == 0 && k <= q + h * 8"
+                           : "i32 wide[:]; k < wide[h] * 10");
+        sizes(&c);
+        c.heads = c.kv_heads = 5;
+        c.nq = 20;
+        attnc_plan *plan = prepare(&c, 1, tiles[i / 2], NULL);
+        program_check(&c, plan, 3);
+        attnc_plan_release(plan);
+    }
+}
+
+/* ---- random programs --------------------------------------------------- */
+
+/* A mask and a score in each kernel; what is wild counts as 0.5. */
+static void random_programs_agree(void **state) {
+    (void)state;
+    for (int i = 0; i < (full() ? 150 : 30); i++) {
+        Case c = program_case(ATTNC_F16, 16);
+        uint64_t seed = random_bits();
+        Str text = {0};
+        char *mask = random_text(&seed, PROGRAM_MASK, 2 + i % 4);
+        set_mask(&c, mask);
+        str_addf(&text, RANDOM_TENSORS "let e = ");
+        random_expr(&seed, TYPE_FLOAT, 2 + i % 4, true, &text);
+        str_addf(&text, "; s + (abs(e) < 4.0 ? e : 0.5)");
+        c.spec.score_program = program_of(text.text, ATTNC_SCORE);
+        run(&c, 1 + i % 3, NULL);
+        str_free(&text);
+        free(mask);
     }
 }
 
@@ -90,7 +124,7 @@ static void tile_of(const Case *c, int target, char tile[160]) {
 
 static void any_mix_agrees(void **state) {
     (void)state;
-    for (int i = 0; i < (full() ? 400 : 40); i++) {
+    for (int i = 0; i < (full() ? 400 : 24); i++) {
         int target = (int)random_int(0, TARGETS - 1);
         int dtype = (int)random_int(0, 2);
         Case c = program_case(dtype, (int)PICK(8, 16, 24, 40));
@@ -115,35 +149,22 @@ static void any_mix_agrees(void **state) {
     }
 }
 
-/* A warp for each head: each goes its own way over the tiles. */
-static void heads_of_a_block_see_different_keys(void **state) {
-    (void)state;
-    static const char *const tiles[] = {
-        "block_q=16,block_k=16,warps=4,rows=16,stages=2,heads=4",
-        "block_q=32,block_k=32,warps=2,rows=32,stages=4,heads=2"};
-    for (int i = 0; i < 4; i++) {
-        Case c = program_case(ATTNC_F16, 16);
-        set_mask(&c, i % 2 ? "(k / 16 + h) % 3 == 0 && k <= q + h * 8"
-                           : "i32 wide[:]; k < wide[h] * 10");
-        sizes(&c);
-        c.heads = c.kv_heads = 5;
-        c.nq = 20;
-        attnc_plan *plan = prepare(&c, 1, tiles[i / 2], NULL);
-        program_check(&c, plan, 3);
-        attnc_plan_release(plan);
-    }
-}
-
-int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(masks_hide_what_they_say),
-        cmocka_unit_test(scores_become_what_they_say),
-        cmocka_unit_test(patterns_are_arithmetic),
-        cmocka_unit_test(biases_of_every_broadcast_are_added),
+int main(int argc, char **argv) {
+    const struct CMUnitTest each[] = {
+        cmocka_unit_test(masks_and_scores_do_what_they_say),
+        cmocka_unit_test(patterns_are_arithmetic_and_biases_are_added),
         cmocka_unit_test(heads_of_a_block_see_different_keys),
-        cmocka_unit_test(any_mix_agrees),
     };
+    const struct CMUnitTest random[] = {
+        cmocka_unit_test(random_programs_agree)};
+    const struct CMUnitTest mix[] = {cmocka_unit_test(any_mix_agrees)};
+    const char *part = argc > 1 ? argv[1] : "each";
     random_start();
-    return can_emulate() ? cmocka_run_group_tests(tests, NULL, close_contexts)
-                         : 77;
+    if (!can_emulate())
+        return 77;
+    if (!strcmp(part, "random"))
+        return cmocka_run_group_tests(random, NULL, close_contexts);
+    return !strcmp(part, "mix")
+               ? cmocka_run_group_tests(mix, NULL, close_contexts)
+               : cmocka_run_group_tests(each, NULL, close_contexts);
 }

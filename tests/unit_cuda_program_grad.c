@@ -18,23 +18,33 @@ static Case program_case(int dtype, int dim) {
     return case_of(dtype, dim, 0, ATTNC_MASK_NONE);
 }
 
-static void gradients_heed_masks(void **state) {
+/* ---- each program ------------------------------------------------------ */
+
+static void gradients_pass_through_programs(void **state) {
     (void)state;
     for (int i = 0; i < MASKS; i++) {
         Case c = program_case(ATTNC_F16, 16);
         set_mask(&c, masks[i]);
+        c.spec.score_program = program_of(scores[i % SCORES], ATTNC_SCORE);
+        if (i >= SCORES)
+            c.spec.tensor_grads = (int32_t)spec_grads_possible(&c.spec);
         sizes(&c);
         program_backward(&c, 1, NULL, 2);
     }
 }
 
-static void gradients_pass_through_scores(void **state) {
+static void biases_of_every_broadcast_have_gradients(void **state) {
     (void)state;
-    for (int i = 0; i < SCORES; i++) {
-        Case c = program_case(ATTNC_F16, 16);
-        c.spec.score_program = program_of(scores[i], ATTNC_SCORE);
+    for (int bias = ATTNC_BIAS_1; bias <= ATTNC_BIAS_BHQK; bias++) {
+        Case c = program_case(bias % 5 ? ATTNC_F16 : ATTNC_F32, 16);
+        c.spec.bias = bias;
+        c.spec.mask = bias % 3 ? ATTNC_MASK_CAUSAL : ATTNC_MASK_NONE;
+        c.spec.tensor_grads = 1;
+        if (bias % 2)
+            c.spec.sparsity =
+                program_of(patterns[bias / 2 % PATTERNS], ATTNC_PATTERN);
         sizes(&c);
-        program_backward(&c, 1, NULL, 2);
+        program_backward(&c, bias % TARGETS, NULL, 2);
     }
 }
 
@@ -56,10 +66,12 @@ enum { TILES = sizeof tiles / sizeof *tiles };
 
 static void any_mix_agrees(void **state) {
     (void)state;
-    for (int i = 0; i < (full() ? 300 : 25); i++) {
+    for (int i = 0; i < (full() ? 300 : 16); i++) {
         Case c = program_case((int)random_int(0, 2), (int)PICK(8, 16, 24, 40));
         c.spec.head_dim_v = (int32_t)PICK(0, 0, 8, 32);
         program_features(&c);
+        if (random_int(0, 1))
+            c.spec.tensor_grads = (int32_t)spec_grads_possible(&c.spec);
         sizes(&c);
         c.mode = (int32_t)random_int(0, c.spec.lens_k ? 2 : 1);
         c.offset = c.mode ? 0 : c.offset;
@@ -68,13 +80,19 @@ static void any_mix_agrees(void **state) {
     }
 }
 
-int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(gradients_heed_masks),
-        cmocka_unit_test(gradients_pass_through_scores),
-        cmocka_unit_test(any_mix_agrees),
-    };
+int main(int argc, char **argv) {
+    const struct CMUnitTest programs[] = {
+        cmocka_unit_test(gradients_pass_through_programs)};
+    const struct CMUnitTest biases[] = {
+        cmocka_unit_test(biases_of_every_broadcast_have_gradients)};
+    const struct CMUnitTest mix[] = {cmocka_unit_test(any_mix_agrees)};
+    const char *part = argc > 1 ? argv[1] : "programs";
     random_start();
-    return can_emulate() ? cmocka_run_group_tests(tests, NULL, close_contexts)
-                         : 77;
+    if (!can_emulate())
+        return 77;
+    if (!strcmp(part, "biases"))
+        return cmocka_run_group_tests(biases, NULL, close_contexts);
+    return !strcmp(part, "mix")
+               ? cmocka_run_group_tests(mix, NULL, close_contexts)
+               : cmocka_run_group_tests(programs, NULL, close_contexts);
 }

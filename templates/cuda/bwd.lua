@@ -44,7 +44,7 @@ for name in ([[
     weights put_weights add_1 add_2 odd clear_odd_1 clear_odd_2 put_1 put_2 save_1 save_2 store
     step draw_kept odd_sum add_odd
     DS DQ_M DQ_N DQ_UNITS DQ_PITCH ds_at put_ds dq_unit dq_first sum_dq put_dq turn_of give_dq
-    clear_odd_own take_item Turn step_verdict next_step bend
+    clear_odd_own take_item Turn step_verdict next_step bend RowIds row_ids
 ]]):gmatch("%S+") do bwd_names[#bwd_names + 1] = name end
 
 function bwd_tile(name, tensor, dim, kept, rows, pitch)
@@ -71,13 +71,14 @@ function enter_step(a_step)
     step, T, L = a_step, a_step.tile, a_step.scratch
     threads = step.threads
     by_keys = step.role == "bwd_dkdv" or step.role == "bwd"
-    is_main = by_keys or step.role == "bwd_dq"
+    by_tensor = step.role == "dtensor"
+    is_main = by_keys or by_tensor or step.role == "bwd_dq"
     args = is_main and "Args_bwd" or "Args_" .. step.role
-    skeleton = is_main and "bwd" or step.role
+    skeleton = is_main and not by_tensor and "bwd" or step.role
     first_main = by_keys -- what both share stands before it
     mma_family = true -- rows of O and dO are read 16 bytes at a time
     if not is_main then return end
-    pass = by_keys and "dkdv" or "dq"
+    pass = by_tensor and "tensor" or by_keys and "dkdv" or "dq"
     own, other = T.block_k or T.dq_block_q, T.block_q or T.dq_block_k
     warp_rows, stages = T.rows or T.dq_rows, T.stages or T.dq_stages
     least_blocks = T.blocks or T.dq_blocks

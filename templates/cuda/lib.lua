@@ -10,7 +10,8 @@ exact = programs.keep and programs.exact -- loop bounds say all of keep
 verdicts = programs.keep and not exact -- each tile is asked for one
 hides = masked or programs.keep -- rows see some keys of a tile and not others
 partial_below = S.mask == "window" or exact -- tiles before the full ones
-assert(S.tensor_grads == 0, "no gradients of tensors here yet")
+tensor_grads = S.tensor_grads ~= 0
+key_head = tensor_grads and "w->key_head" or "w->head"
 scored = S.softcap or S.alibi or programs.score -- scores change before the softmax
 unit = programs.score and "1.0f" or "LOG2_E" -- of scores: natural, or log2
 precise = S.dtype == "f32"

@@ -12,8 +12,7 @@ function with(options, key, value)
     return out
 end
 
--- The three that a backward prints beside each other, names of their own.
-score_at = with(with(program_at, "s", "x"), "prefix", "u")
+-- The two that a backward prints beside each other, names of their own.
 keep_at = with(program_at, "prefix", "m")
 grad_at = with(program_at, "s", "x")
 
@@ -35,4 +34,29 @@ for _, t in ipairs(programs.tensors) do
         end
     end
     known[name] = true
+end
+
+-- Over which steps gradients of tensors go.
+first_step = programs.keep and "next_step(&a, &w, &b, b.lo).lo" or "b.lo"
+next_step = programs.keep and "next_step(&a, &w, &b, lo + OTHER).lo" or "lo + OTHER"
+
+-- C for an index of the i-th read with a gradient.
+function read_index(i, dim)
+    return program("grad", "value", with(with(grad_at, "root", i), "index", dim))
+end
+
+-- Has each pair of a tile an element of its own?
+function is_direct(read)
+    local indices, reads = table.concat(read.index, " "), 0
+    for _, other in ipairs(programs.grads) do
+        reads = reads + (other.tensor == read.tensor and 1 or 0)
+    end
+    return reads == 1 and uses(indices, "q") and uses(indices, "k")
+end
+
+-- The call that clears a tensor's gradient.
+function zero_call(t)
+    local n = "1"
+    for dim = 0, t.rank - 1 do n = ("%s * a.tensor_%s_n%d"):format(n, t.name, dim) end
+    return ("zero(a.dtensor_%s, %s);"):format(t.name, n)
 end

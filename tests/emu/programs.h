@@ -65,7 +65,7 @@ static inline void set_mask(Case *c, const char *text) {
 static inline void laid_sizes(const Case *c, attnc_array *x) {
     const int64_t sizes[] = {c->batch, c->heads, c->nq, c->nk};
     const char *index = spec_spelling(&c->spec, "bias");
-    bool bias = !strcmp(x->name, "bias") && strcmp(index, "1");
+    bool bias = !strcmp(x->name, "bias") && c->spec.bias > ATTNC_BIAS_1;
     int64_t most = c->nq > c->nk ? c->nq : c->nk;
     for (int d = 0; d < x->rank; d++) {
         x->n[d] = x->rank > 3 ? PICK(1, 2, 9) : PICK(6, most, most + 1);

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The step of a backward on a GPU that sums gradients of tensors: what its
+ * blocks own, their tile, and shared memory for a tile's pairs. */
+#include "program.h"
+
+/* Blocks own what they add to: batch entries, heads, tiles of queries, as far
+ * as these are indices of every read; they visit the others in order. */
+Extent cuda_tensor_grid(const attnc_spec *s, const Tile *t) {
+    unsigned owned = grad_owned(spec_score_grad(s));
+    Extent x = {0};
+    int n = 0;
+    if (owned & DEP_B)
+        x.f[n++] = (Factor){DIM_BATCH, 1};
+    if (owned & DEP_H)
+        x.f[n++] = (Factor){DIM_HEADS, 1};
+    if (owned & DEP_Q)
+        x.f[n++] = (Factor){DIM_SEQLEN_Q, cuda_bwd_of(t).own};
+    x.f[n] = (Factor){DIM_ONE, 1};
+    return x;
+}
+
+/* Of each pair which element it adds to, and what. */
+int64_t cuda_tensor_smem(const attnc_spec *s, const Device *d, const Tile *t) {
+    CudaBwdSmem m;
+    CudaBwd b = cuda_bwd_of(t);
+    cuda_bwd_smem(s, d, t, &m);
+    return m.total + (int64_t)b.own * b.other * 8;
+}
+
+/* Tiles of 64 x 32 where there are so many queries and they fit; else the
+ * smallest. */
+Tile cuda_tensor_tile(const attnc_spec *s, const attnc_shape *h,
+                      const Device *d, int family) {
+    char why[TILE_WHY];
+    bool mma = family == TILE_mma_dq;
+    Tile t = {.family = family, .from = FROM_SAFE}, large = t;
+    cuda_bwd_safe(&t);
+    large.v[T_mma_dq_dq_block_q] = mma ? 64 : 32;
+    large.v[T_mma_dq_dq_block_k] = mma ? 32 : 16;
+    large.v[T_mma_dq_dq_warps] = 4;
+    large.v[T_mma_dq_dq_rows] = mma ? 16 : 8;
+    large.v[T_mma_dq_dq_stages] = large.v[T_mma_dq_dq_blocks] = 1;
+    bool fits = (double)cuda_tensor_smem(s, d, &large) + d->sram_reserved <=
+                d->sram_bytes;
+    return h->seqlen_q > 64 && fits && tile_legal(s, h, d, &large, why) ? large
+                                                                        : t;
+}
