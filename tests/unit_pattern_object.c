@@ -110,7 +110,7 @@ static attnc_array oracle(const Case *c, const char *text, const Bsr *b,
                          .stride = {0, rows * columns, columns, 1}};
 }
 
-/* ---- against f64 ------------------------------------------------------------- */
+/* ---- against f64 --------------------------------------------------------- */
 
 /* Fresh data; the launches read the object, the judge the definition. */
 static void check_case(attnc_context *ctx, const Case *c, const char *text,
@@ -175,7 +175,7 @@ static void lists_are_what_their_rule_says(void **state) {
     }
 }
 
-/* ---- equal bits ------------------------------------------------------------- */
+/* ---- equal bits ---------------------------------------------------------- */
 
 static Case one_head(void) {
     Case c = case_of(ATTNC_F32, 32, 0, ATTNC_MASK_NONE);
@@ -236,7 +236,7 @@ static void all_blocks_are_dense_and_order_is_free(void **state) {
     data_free(&d);
 }
 
-/* ---- golden layouts ------------------------------------------------------------- */
+/* ---- golden layouts ------------------------------------------------------ */
 
 static const struct {
     const char *text;

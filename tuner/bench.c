@@ -243,6 +243,7 @@ static int measure(Bench *b) {
 static void bench_free(Bench *b) {
     for (int i = 0; i < b->ncase; i++) {
         attnc_plan_release(b->cases[i].plan);
+        attnc_pattern_release(b->cases[i].pattern);
         free(b->cases[i].workspace);
     }
     attnc_context_destroy(b->ctx);

@@ -50,8 +50,10 @@ typedef struct Case {
     double density; /* of a pattern: kept blocks of all */
     int rivals;     /* so many cases before this one are slower, one hopes: the
                  * ratio says how many times */
+    bool listed;    /* its pattern comes as an attnc_pattern */
     bool failed;
     attnc_plan *plan;
+    attnc_pattern *pattern; /* the blocks of a listed one */
     void *workspace;
     size_t workspace_bytes;
     double seconds; /* of one call, when last timed */

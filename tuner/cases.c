@@ -392,6 +392,7 @@ void case_tensors(const Bench *b, const Case *c, attnc_args *a) {
         a->dropout_p = 0.1;
         a->dropout_seed = 20260;
     }
+    a->pattern = c->pattern;
     a->workspace = c->workspace;
     a->workspace_bytes = c->workspace_bytes;
 }

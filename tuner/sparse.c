@@ -12,9 +12,36 @@
  * dense time, 0.5 % of it for what is skipped, 20 us to start. */
 static const double MORE = 1.15, SKIP = 0.005, START_US = 20;
 
+/* The list that a bigbird's drawn blocks need, for `fewer` keys less. */
+static int make_list(Bench *b, Case *c, int fewer) {
+    attnc_pattern_lists x = ATTNC_PATTERN_LISTS_INIT;
+    x.heads = c->shape.heads;
+    x.seqlen_q = c->shape.seqlen_q;
+    x.seqlen_k = c->shape.seqlen_k - fewer;
+    attnc_pattern_release(c->pattern);
+    return attnc_pattern_create(b->ctx, c->spec.sparsity, &x, &c->pattern)
+               ? say_error(c->name)
+               : 0;
+}
+
+/* How long making the list takes, held against a hundredth of the forward that
+ * stands before it. Other lengths each time: equal requests share a list. */
+static double sample_list(Bench *b, Case *c) {
+    const Series *forward = &c[-1].value;
+    double start = seconds_now();
+    if (make_list(b, c, ++c->part))
+        return -1;
+    double us = (seconds_now() - start) * 1e6;
+    if (forward->n)
+        c->bound = 0.01 * forward->v[forward->n - 1];
+    return us;
+}
+
 double sample_allowed(Bench *b, Case *c) {
     const Case *dense = c - c->part;
     const Series *s = &dense->value;
+    if (c->listed && !c->pattern && make_list(b, c, 0))
+        return -1;
     double us = sample_us(b, c);
     if (us >= 0 && s->n)
         c->bound = ((MORE * c->density + SKIP) * s->v[s->n - 1] + START_US);
@@ -43,7 +70,18 @@ static bool set_pattern(Case *c, const char *text, int block, int64_t n) {
 }
 
 static const char *const texts[] = {"butterfly:m=3", "longformer:window=7",
-                                    "fixed:stride=8"};
+                                    "fixed:stride=8", "bigbird"};
+
+/* Making the lists of the case before. */
+static void list_of(Bench *b, const Case *of) {
+    char name[48];
+    snprintf(name, sizeof name, "%.40s, list", of->name);
+    Case *c = case_add(b, "sparse", "us", sample_list, name);
+    if (!c)
+        return;
+    c->spec = of->spec;
+    c->shape = of->shape;
+}
 
 static void pattern(Bench *b, const Case *dense, const char *text, int block) {
     char name[48];
@@ -55,8 +93,13 @@ static void pattern(Bench *b, const Case *dense, const char *text, int block) {
     c->spec = dense->spec;
     c->shape = dense->shape;
     c->part = (int)(c - dense);
-    if (!set_pattern(c, text, block, c->shape.seqlen_q))
+    if (!set_pattern(c, text, block, c->shape.seqlen_q)) {
         b->ncase--;
+        return;
+    }
+    c->listed = strstr(text, "bigbird") != NULL;
+    if (c->listed && c->spec.pass == ATTNC_PASS_FWD)
+        list_of(b, c);
 }
 
 /* The dense case first, for the bound of the others. */

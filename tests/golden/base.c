@@ -350,8 +350,10 @@ static void seek(const struct job *w, struct tile *t, i64 at) {
     t->next = most(at, w->k_lo);
 }
 
-static void first_tile(const struct job *w, struct tile *t) {
+/* 0: there is none. */
+static int first_tile(const struct job *w, struct tile *t) {
     seek(w, t, w->k_lo / BLOCK_K * BLOCK_K);
+    return t->next < w->k_hi;
 }
 
 /* Makes *t the tile that comes next; 0: there are no more. */
