@@ -309,14 +309,15 @@ static double dram_of(const EmuReport *r) {
 /* No bank conflict, and DRAM as the IO model has it: each tensor once. */
 static void tiles_meet_no_bank_twice(void **state) {
     (void)state;
-    static const int dims[] = {64, 80, 96, 128};
-    for (int i = 0; i < 4; i++) {
-        Case c = simple(ATTNC_F16, dims[i], 128, 256);
+    static const int dims[] = {64, 80, 96, 128, 64, 128};
+    for (int i = 0; i < 6; i++) {
+        Case c = simple(i < 4 ? ATTNC_F16 : ATTNC_F32, dims[i], 128, 256);
         attnc_shape h = shape_of(&c);
+        c.spec.f32_math = i < 4 ? ATTNC_MATH_IEEE : ATTNC_MATH_TF32;
         h.align_q = h.align_k = h.align_v = h.align_o = 16;
         c.spec.mask = i % 2 ? ATTNC_MASK_CAUSAL : ATTNC_MASK_NONE;
         c.mode = i % 2 ? ATTNC_OFFSET_BR : 0;
-        attnc_plan *plan = prepare(&c, i % TARGETS,
+        attnc_plan *plan = prepare(&c, i < 4 ? i : 1,
                                    "block_q=64,block_k=64,warps=4,rows=16", &h);
         EmuReport r = count_launch(&c, plan);
         double model = plan->plan.step[0].fig.dram_bytes;
