@@ -193,6 +193,7 @@ typedef struct Figures {
     /* GPU: what compute_ms overlaps, each alone on all SMs */
     double product_ms, exp2_ms, issue_ms, smem_ms;
     double registers; /* of a thread, estimated */
+    double doubt;     /* > 1: likely to spill; time counts so much in ranks */
     double occupancy; /* warps on an SM / warps it holds */
 } Figures;
 

@@ -291,12 +291,14 @@ static const char *bound_of(const Figures *f, const Block *b, double alone) {
     return f->compute_ms > 2 * all[best].ms ? "latency" : all[best].name;
 }
 
-/* Kernels compiled near their bound of registers lose some overlap. */
+/* Kernels compiled near their bound of registers lose some overlap. Beyond it
+ * they may spill, the sooner the more registers are wanted. */
 static double pressure(const attnc_spec *s, const Device *d, const Tile *t,
                        Figures *f) {
     f->registers = tile_cuda_registers(s, d, t);
     double share = f->registers / tile_cuda_register_limit(d, t);
-    return 1 + 0.5 * fmax(0, share - 0.85);
+    f->doubt = share > 1 ? 1.1 + 3 * (share - 1) : 1;
+    return 1 + 0.5 * fmax(0, fmin(share, 1) - 0.85);
 }
 
 static void fwd(const attnc_spec *s, const attnc_shape *h, const Device *d,

@@ -72,23 +72,58 @@ static void set_fwd(Tile *t, const Fwd *f) {
 
 /* ---- registers ---------------------------------------------------------- */
 
-/* Besides, fitted to what ptxas made without spilling: addresses, counters,
- * lengths and bounds; what goes with copies that wait in registers; and a part
- * of the scores beyond 64 on their way to weights. */
-enum { OTHER_REGISTERS = 30, HELD_REGISTERS = 34, SCORES_EASY = 64 };
+/* Besides, fitted to the least registers with which ptxas 13.0 spills nothing,
+ * of 96 kernels: addresses, counters, lengths and bounds; what goes with copies
+ * that wait in registers; 16-byte chunks that a thread copies, beyond two; each
+ * further width of the pages of a row; a second loop for boundary tiles; a part
+ * of O, and of the scores beyond 64 on their way to weights. What ptxas takes
+ * lies up to DOUBT below, so that what wants so many too many is yet legal. */
+enum {
+    OTHER_REGISTERS = 26,
+    HELD_REGISTERS = 24,
+    CHUNK_REGISTERS = 3,
+    CHUNKS_EASY = 2,
+    CHUNKS_MOST = 10,
+    WIDTH_REGISTERS = 5,
+    PEEL_REGISTERS = 20,
+    SCORES_EASY = 64,
+    DOUBT = 32,
+    COMBINE_REGISTERS = 30,
+};
 
 static int ceil_div(int a, int b) {
     return (a + b - 1) / b;
 }
 
 /* Without cp.async the next tile waits in registers. */
-static int copy_registers(const Device *d, const Fwd *f, const CudaSmem *m,
+static int held_registers(const Device *d, const Fwd *f, const CudaSmem *m,
                           int elem) {
     int64_t bytes = m->k_bytes > m->v_bytes ? m->k_bytes : m->v_bytes;
     if (d->cp_async)
         return 0;
     return (int)(bytes * elem / (f->mma ? elem : 4)) / (f->team * WARP * 4) +
            HELD_REGISTERS;
+}
+
+/* 16-byte chunks of a tile that a thread copies; *widths: of its pages. */
+static int chunks_of(const Fwd *f, int row_bytes, int *widths) {
+    int chunks = 0;
+    for (int width = f->mma ? 128 : row_bytes; width >= 16; width /= 2) {
+        int bytes = row_bytes / width * width;
+        chunks += ceil_div(f->block_k * bytes / 16, f->team * WARP);
+        *widths += bytes > 0;
+        row_bytes -= bytes;
+    }
+    return chunks;
+}
+
+static int copy_registers(const Fwd *f, const CudaSmem *m, int elem) {
+    int widths = 0, bytes = f->mma ? elem : 4;
+    int chunks = chunks_of(f, (int)m->dim * bytes, &widths) +
+                 chunks_of(f, (int)m->dim_v * bytes, &widths);
+    chunks = chunks < CHUNKS_MOST ? chunks : CHUNKS_MOST;
+    chunks = chunks > CHUNKS_EASY ? chunks - CHUNKS_EASY : 0;
+    return CHUNK_REGISTERS * chunks + WIDTH_REGISTERS * (widths - 2);
 }
 
 /* Per m16 tile of rows: 4 registers for each n8 tile of O and S, the
@@ -99,7 +134,7 @@ static int mma_registers(const Fwd *f, const CudaSmem *m, int elem) {
     int o = tiles * (int)m->dim_v / 2, scores = tiles * f->block_k / 2;
     int q = f->q_regs ? tiles * (int)m->dim * elem / 8 : tiles * 4;
     int more = scores > SCORES_EASY ? (scores - SCORES_EASY) / 8 : 0;
-    return o + scores + more + q + tiles * 4 + 8;
+    return o + o / 8 + scores + more + q + tiles * 4 + 8;
 }
 
 /* A thread has a quarter of the warp's rows, an eighth of the keys and dims;
@@ -117,10 +152,11 @@ int tile_cuda_registers(const attnc_spec *s, const Device *d, const Tile *t) {
     if (cuda_is_bwd(t->family))
         return cuda_bwd_registers(s, d, t);
     if (t->family == TILE_cuda_combine)
-        return OTHER_REGISTERS + 2 * ceil_div(s->head_dim_v, WARP);
+        return COMBINE_REGISTERS + 2 * ceil_div(s->head_dim_v, WARP);
     cuda_smem(s, d, t, &m);
     return (f.mma ? mma_registers(&f, &m, elem) : fma_registers(&f, &m)) +
-           copy_registers(d, &f, &m, elem) + OTHER_REGISTERS;
+           held_registers(d, &f, &m, elem) + copy_registers(&f, &m, elem) +
+           OTHER_REGISTERS + f.peel * PEEL_REGISTERS;
 }
 
 int tile_cuda_register_limit(const Device *d, const Tile *t) {
@@ -191,7 +227,7 @@ static bool fits_sm(const attnc_spec *s, const Device *d, const Tile *t,
     if (f->blocks > d->max_blocks)
         return tile_refuse(why, "blocks=%d; an SM holds %.0f", f->blocks,
                            d->max_blocks);
-    if (need > have)
+    if (need > have + DOUBT)
         return tile_refuse(why,
                            "wants %d registers a thread, there are %d "
                            "with blocks=%d",
@@ -267,21 +303,23 @@ typedef struct Walk {
     double flops;
 } Walk;
 
-/* Compiling takes 1 to 2 ms for each mma of the loop's unrolled body. Launches
- * that are short, in flops of the two products, get a short body, 250 ms in
- * all; only long ones a loop for boundary tiles, which doubles it. */
+/* Compiling takes 1 to 2 ms for each product of the loop's unrolled body, and
+ * as much for each register of O, which is cleared, rescaled and stored.
+ * Launches that are short, in flops of the two products, get a short body; only
+ * long ones a loop for boundary tiles, which doubles it. */
 static const double SHORT_LAUNCH = 1e11, LONG_LAUNCH = 4e12;
-enum { BODY_SHORT = 112, BODY_MOST = 320 };
+enum { BODY_SHORT = 128, BODY_MOST = 448 };
 
 static double flops_of(const Walk *w) {
     return 2.0 * (double)w->h->batch * (double)w->h->heads *
            model_visible(w->s, w->h) * (w->s->head_dim + w->s->head_dim_v);
 }
 
-/* m16n8k16 products of one warp in one step. */
+/* m16n8k16 products of one warp in one step, and registers of O. */
 static bool short_enough(const Walk *w, const Fwd *f) {
     int dims = ceil_div(w->s->head_dim, 16) + ceil_div(w->s->head_dim_v, 16);
-    int body = f->rows / 16 * ceil_div(f->block_k, 8) * dims;
+    int each = ceil_div(f->block_k, 8) * dims + ceil_div(w->s->head_dim_v, 2);
+    int body = f->rows / 16 * each;
     bool least = f->rows == 16 && f->block_k <= 32;
     return !f->mma || least ||
            body <= (w->flops < SHORT_LAUNCH ? BODY_SHORT : BODY_MOST);

@@ -35,10 +35,12 @@ class Emulated(Case):
             self.assertLessEqual(len(line), 80, line)
             self.assertEqual(line, line.rstrip())
 
-    def check_counts(self, counts, dim, model):
-        """4 tiles of 64 x 64 in each of 2 heads; no bank conflict; what the
-        model says of DRAM; each line where it stands."""
-        self.assertEqual(counts["mma_flops"], 2 * 4 * dim * 128 * 128)
+    def check_counts(self, counts, dim, tile, model):
+        """128 rows and keys, whole tiles of them, in each of 2 heads; no bank
+        conflict; what the model says of DRAM; each line where it stands."""
+        rows, keys = (-(-128 // tile[x]) * tile[x]
+                      for x in ("block_q", "block_k"))
+        self.assertEqual(counts["mma_flops"], 2 * 4 * dim * rows * keys)
         self.assertEqual(counts["waves"], counts["ideal"])
         self.assertLess(abs(counts["dram_bytes"] - model), 0.02 * model)
         classes = set()
@@ -59,7 +61,7 @@ class Emulated(Case):
                                 "emu:" + arch, "--emu-report")
                 with self.subTest(arch=arch, dim=dim):
                     step = j["steps"][0]
-                    self.check_counts(step["emulated"], dim,
+                    self.check_counts(step["emulated"], dim, step["tile"],
                                       step["model"]["dram_bytes"])
 
     def test_each_step_has_its_report(self):

@@ -209,16 +209,17 @@ static void say_step(const Story *s, int i, Str *out) {
 /* What decides on a GPU, beside the time. */
 static void say_gpu_row(const Figures *f, Str *out) {
     if (f)
-        str_addf(out, " %8s %7s %5.0f", text_ms(f->product_ms).s,
-                 text_ms(f->smem_ms).s, f->registers);
+        str_addf(out, " %8s %7s %5.0f%c", text_ms(f->product_ms).s,
+                 text_ms(f->smem_ms).s, f->registers, f->doubt > 1 ? '*' : ' ');
     else
-        str_addf(out, " %8s %7s %5s", "products", "reads", "regs");
+        str_addf(out, " %8s %7s %5s ", "products", "reads", "regs");
 }
 
 /* One column for each field of the tile, as wide as its name. */
 static void say_ranked(const Story *s, int family, Str *out) {
     const char *name;
     bool gpu = tile_is_cuda(family) && family != TILE_cuda_combine;
+    bool doubted = false;
     str_addf(out, "\n %7s %-7s %7s %8s", "time", "bound", "sram", "uses");
     if (gpu)
         say_gpu_row(NULL, out);
@@ -235,9 +236,13 @@ static void say_ranked(const Story *s, int family, Str *out) {
         for (int i = 0; (name = tile_field_name(family, i)); i++)
             str_addf(out, " %*d", (int)strlen(name), k->tile.v[i]);
         str_addf(out, "\n");
+        doubted |= k->fig.doubt > 1;
     }
     if (s->legal > SHOWN)
         str_addf(out, "  ... and %d more\n", s->legal - SHOWN);
+    if (doubted)
+        str_addf(out, "  * more registers than a thread may have, so it is "
+                      "likely to spill: ranked as slower\n");
 }
 
 static void say_rejected(const Story *s, Str *out) {
