@@ -36,6 +36,7 @@ typedef struct Work {
 static double product_rate(const attnc_spec *s, const Device *d, bool mma) {
     double peak = !mma                    ? d->f32_tflops
                   : s->dtype == ATTNC_F16 ? d->f16_tflops * d->mma_share
+                  : s->dtype == ATTNC_F32 ? d->tf32_tflops * d->mma_share
                                           : d->bf16_tflops * d->mma_share;
     return peak * 1e3 / (d->cores * d->clock_ghz);
 }
@@ -104,6 +105,8 @@ static void mma_step(const CudaBwd *b, const CudaBwdSmem *m, double elem,
     double flops = pair_flops(b, (double)m->dim, (double)m->dim_v);
     c->smem = bytes + b->other * dims * elem;
     c->issue = flops / 2 * b->own * b->other / (16 * 8 * k) + bytes / 512;
+    if (elem == 4) /* tf32: the others come 128 bytes at a time in the sums */
+        c->issue += warps * elem * b->other * sums / 128;
 }
 
 static void fma_step(const CudaBwd *b, const CudaBwdSmem *m, Step1 *c) {
@@ -125,7 +128,8 @@ static Step1 step_of(const attnc_spec *s, const Device *d, const CudaBwd *b,
                    (s->softcap ? SOFTCAP_SLOTS : 0) +
                    (s->alibi ? ALIBI_SLOTS : 0);
     if (b->mma)
-        mma_step(b, m, dtype_bytes(s->dtype), d->mma_k, &c);
+        mma_step(b, m, dtype_bytes(s->dtype),
+                 s->dtype == ATTNC_F32 ? 8 : d->mma_k, &c);
     else
         fma_step(b, m, &c);
     c.product = pair_flops(b, (double)m->dim, (double)m->dim_v) * b->own *

@@ -29,8 +29,9 @@ static void lay(CudaBwdSmem *c, const CudaBwd *b, int64_t row1, int64_t row2,
 static void mma_layout(const attnc_spec *s, const Device *d, const CudaBwd *b,
                        CudaBwdSmem *c) {
     int64_t elem = dtype_bytes(s->dtype);
-    c->dim = up(s->head_dim, (int64_t)d->mma_k);
-    c->dim_v = up(s->head_dim_v, (int64_t)d->mma_k);
+    int64_t unit = s->dtype == ATTNC_F32 ? 8 : (int64_t)d->mma_k;
+    c->dim = up(s->head_dim, unit);
+    c->dim_v = up(s->head_dim_v, unit);
     lay(c, b, c->dim * elem, c->dim_v * elem, TILE_ALIGN);
     c->ds = c->total;
     c->total += b->dq == DQ_APART ? 0 : b->own * b->other * elem;

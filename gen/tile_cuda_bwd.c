@@ -101,9 +101,10 @@ int cuda_bwd_registers(const attnc_spec *s, const Device *d, const Tile *t) {
 /* ---- legality ----------------------------------------------------------- */
 
 static bool has_mma(const attnc_spec *s, const Device *d, char why[TILE_WHY]) {
-    double peak = s->dtype == ATTNC_F16    ? d->f16_tflops
-                  : s->dtype == ATTNC_BF16 ? d->bf16_tflops
-                                           : 0;
+    double peak = s->dtype == ATTNC_F16            ? d->f16_tflops
+                  : s->dtype == ATTNC_BF16         ? d->bf16_tflops
+                  : s->f32_math == ATTNC_MATH_TF32 ? d->tf32_tflops
+                                                   : 0;
     if (d->mma_k > 0 && peak > 0)
         return true;
     return tile_refuse(why,
@@ -170,6 +171,11 @@ bool cuda_bwd_legal(const attnc_spec *s, const Device *d, const Tile *t,
                            "split=1 needs pairs of warps, not %d; nearest "
                            "warps=%d",
                            b.warps, b.warps + 1);
+    if (b.dq != DQ_APART && s->dtype == ATTNC_F32)
+        return tile_refuse(why,
+                           "dq=%d reads dS across, in 16 bits; nearest "
+                           "dq=0",
+                           b.dq);
     if (b.dq == DQ_ATOMIC && s->deterministic)
         return tile_refuse(why, "dq=3 sums in any order, the spec says "
                                 "deterministic=1; nearest dq=2");
@@ -208,7 +214,8 @@ enum { BODY_SHORT = 72, BODY_MOST = 128 };
 
 static bool short_enough(const Walk *w, const CudaBwd *b) {
     int dims = (up(w->s->head_dim, 16) + up(w->s->head_dim_v, 16)) / 16;
-    int body = b->rows / 16 * b->other / 8 * 2 * dims;
+    int body = b->rows / 16 * b->other / 8 * 2 * dims *
+               (w->s->dtype == ATTNC_F32 ? 2 : 1);
     double flops = 4.0 * (double)w->h->batch * (double)w->h->heads *
                    model_visible(w->s, w->h) *
                    (w->s->head_dim + w->s->head_dim_v);

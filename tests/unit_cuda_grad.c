@@ -95,6 +95,8 @@ static const Pinned pinned[] = {
     {OLD, ATTNC_F16, 256, 0, NULL},
     {OLD, ATTNC_BF16, 64, 0, "block_k=16,warps=1,rows=16,block_q=16"},
     {3, ATTNC_F32, 128, 0, NULL},
+    {1, ATTNC_F32, 64, 40, "split=0,block_k=32,warps=2,rows=16,block_q=16"},
+    {2, ATTNC_F32, 24, 0, "split=1,block_k=32,warps=4,rows=16,block_q=32"},
     {3, ATTNC_F32, 256, 0, NULL},
 };
 
@@ -103,6 +105,8 @@ static void tiles_of_any_kind_agree(void **state) {
     for (size_t i = 0; i < sizeof pinned / sizeof *pinned; i++) {
         const Pinned *p = &pinned[i];
         Case c = simple(p->dtype, p->dim, 70, 100);
+        bool tf32 = p->dtype == ATTNC_F32 && p->tile;
+        c.spec.f32_math = tf32 ? ATTNC_MATH_TF32 : ATTNC_MATH_IEEE;
         attnc_shape h = ATTNC_SHAPE_DEFAULT;
         c.spec.head_dim_v = p->dim_v;
         c.spec.mask = (int32_t)random_int(0, 1);

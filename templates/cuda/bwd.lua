@@ -43,6 +43,7 @@ for name in ([[
     row_of has_first has_second clear_sums open_lane clear_scores dots_1 dots_2 weigh drop
     weights put_weights add_1 add_2 odd clear_odd_1 clear_odd_2 put_1 put_2 save_1 save_2 store
     step draw_kept odd_sum add_odd
+    word_of bits_1 bits_2 to_tf32
     DS DQ_M DQ_N DQ_UNITS DQ_PITCH ds_at put_ds dq_unit dq_first sum_dq put_dq turn_of give_dq
     clear_odd_own take_item Turn step_verdict next_step bend RowIds row_ids
 ]]):gmatch("%S+") do bwd_names[#bwd_names + 1] = name end
@@ -84,7 +85,8 @@ function enter_step(a_step)
     least_blocks = T.blocks or T.dq_blocks
     pairs_of_warps = T.split == 1
     mma_family = L.pitch1 == 0
-    variant = mma_family and "bwd_mma" or "bwd_fma"
+    variants = not mma_family and { "bwd_fma" }
+        or precise and { "bwd_tf32", "bwd_mma" } or { "bwd_mma" }
     -- The call that sums.
     add = mma_family and "add_%d(sums->%s, %s, %s);" or "add_%d(sums->%s, %s, smem + P_TILE, %s);"
     in_tile = mma_family and S.dtype or "f32"
@@ -136,8 +138,10 @@ tile_names = { "x1", "x2", "y1", "y2" }
 
 -- Runs a stage of the backward, or the one that replaces it for this family.
 function bwd_stage(name, ...)
-    local own_file = "cuda/stage/" .. variant .. "/" .. name .. ".cu.in"
-    if has_template(own_file) then return include(own_file, ...) end
+    for _, folder in ipairs(variants) do
+        local own_file = "cuda/stage/" .. folder .. "/" .. name .. ".cu.in"
+        if has_template(own_file) then return include(own_file, ...) end
+    end
     return include("cuda/stage/bwd/" .. name .. ".cu.in", ...)
 end
 
