@@ -106,22 +106,14 @@ float ref_round(int dtype, float x) {
 }
 
 /* To 10 bits of mantissa, ties away from zero, as the matrix units do. */
-static float round_tf32(float x) {
+float ref_tf32(float x) {
     uint32_t u = f32_to_bits(x);
     return isfinite(x) ? bits_to_f32((u + 0x1000u) & ~0x1fffu) : x;
 }
 
-static bool is_tf32(const RefProblem *p) {
-    return p->s->dtype == ATTNC_F32 && p->s->f32_math == ATTNC_MATH_TF32;
-}
-
-float ref_operand(const RefProblem *p, float x) {
-    return is_tf32(p) ? round_tf32(x) : x;
-}
-
 static void round_operands(const RefProblem *p, float *x, int64_t n) {
-    for (int64_t i = 0; i < n && is_tf32(p); i++)
-        x[i] = round_tf32(x[i]);
+    for (int64_t i = 0; i < n && p->tf32; i++)
+        x[i] = ref_tf32(x[i]);
 }
 
 /* ---- scores ------------------------------------------------------------ */
@@ -425,6 +417,7 @@ void ref_group_run(RefWork *w, const RefGroup *g) {
 int ref_problem_make(const attnc_spec *s, const attnc_args *a, bool unfused,
                      RefProblem *p, Err *e) {
     *p = (RefProblem){.s = s, .a = a, .unfused = unfused};
+    p->tf32 = s->dtype == ATTNC_F32 && s->f32_math == ATTNC_MATH_TF32;
     p->d = s->head_dim;
     p->dv = s->head_dim_v ? s->head_dim_v : s->head_dim;
     p->scale = isnan(a->scale) ? 1 / sqrtf((float)p->d) : a->scale;

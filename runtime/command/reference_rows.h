@@ -18,6 +18,7 @@ typedef struct RefProblem {
     const attnc_spec *s;
     const attnc_args *a;
     bool unfused; /* compute that too */
+    bool tf32;    /* its products round their operands */
     int d, dv;
     float scale;
     float *slopes; /* [H] */
@@ -86,8 +87,11 @@ float ref_score32(const RefProblem *p, const RefSeq *q, int64_t h, int64_t i,
 double ref_kept(const RefProblem *p, int64_t b, int64_t h, int64_t i,
                 int64_t j);
 float ref_round(int dtype, float x);
+float ref_tf32(float x);
 /* An operand of an unfused product: tf32 where the spec asks for it. */
-float ref_operand(const RefProblem *p, float x);
+static inline float ref_operand(const RefProblem *p, float x) {
+    return p->tf32 ? ref_tf32(x) : x;
+}
 
 /* ---- reference_judge.c ------------------------------------------------- */
 

@@ -108,6 +108,9 @@ static int64_t element_of(const Program *p, const ReadGrad *r,
     return at;
 }
 
+/* A derivative of 0 may be two parts that f32 lets differ. */
+static const double ROUNDED = 0x1p-23;
+
 /* 0 times what is infinitely steep is 0. */
 static double product(double x, double y) {
     return x == 0 ? 0 : x * y;
@@ -126,7 +129,8 @@ static void add_read(RefGradWork *w, int i, const RefPair *x,
         /* A long sum in f32 also rounds itself, at every term. */
         double rounded = to->sum[at] * 0x1p-25 / ref_eps(g->p.s->dtype);
         to->sum[at] += product(x->ds, wide[r->grad]);
-        to->terms[at] += pow(product(x->size, wide[r->grad]), 2);
+        to->terms[at] +=
+            pow(product(x->size, fabs(wide[r->grad]) + ROUNDED), 2);
         to->terms[at] += rounded * rounded;
     }
     at = g->p.unfused ? element_of(p, r, a, f32) : -1;
