@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Spec, shape and device -> plan: the strategy first (split the keys or not),
- * then a tile per step. Names, parameters and text: plan_step.c,
- * plan_text.c. */
+ * then a tile per step. Names, parameters, text: plan_step.c, plan_text.c. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
