@@ -14,6 +14,7 @@ static const char *const tensor_dims[][2] = {
     {"doc", "bp"},  {"len", "b"},  {"slope", "h"},  {"row", "p"},
     {"on", "q5"},   {"gate", "h"}, {"table", "9h"}, {"left", ""},
     {"keep", "qk"}, {"pos", "p"},  {"half", "hp"},  {"far", "9"},
+    {"which", ""},
 };
 
 typedef struct Arrays {

@@ -105,6 +105,10 @@ static inline bool sees(const Row *r, int64_t j) {
 
 /* ---- one row ----------------------------------------------------------- */
 
+/* How far scores are off, of their size: what changes much with it is not to
+ * be judged. */
+static double nudge;
+
 typedef struct Pair {
     double cap, s;  /* after the softcap, at last; -inf: left out */
     double slope;   /* of the softcap there */
@@ -141,10 +145,12 @@ static inline void score_pair(const Row *r, int64_t j, Pair *x) {
     }
     if (c->spec.alibi)
         s -= slope_at(r) * fabs((double)(r->i + r->off - j));
+    s += nudge * (1 + fabs(s));
     x->cap = x->s = s;
     if (score) {
         evaluate(r, score, j, s, 0, node_value);
         x->s = node_value[score->root];
+        x->s += isfinite(x->s) ? nudge / 8 * fabs(x->s) : 0;
     }
 }
 
@@ -164,6 +170,11 @@ static inline double kept_by(const Row *r, int64_t j) {
                : (double)dropout_scale(d.threshold);
 }
 
+/* For dV what dropout takes is 0, NaN or not; O of a NaN row is NaN. */
+static inline double weight_of(const Pair *x) {
+    return x->kept > 0 ? x->p * x->kept : 0;
+}
+
 /* Weights of a row; returns its LSE. */
 static inline double weigh(const Row *r, Pair *x) {
     double top = -INFINITY, sum = 0;
@@ -173,14 +184,15 @@ static inline double weigh(const Row *r, Pair *x) {
         score_pair(r, j, &x[j]);
         top = x[j].s <= top ? top : x[j].s; /* NaN goes on */
     }
-    top = sink <= top ? top : sink;
+    top = sink > top ? sink : top;
     if (top == -INFINITY)
         return top;
     for (int64_t j = 0; j < r->nk; j++)
         sum += x[j].s == -INFINITY ? 0 : exp(x[j].s - top);
     double lse = top + log(sum + exp(sink - top));
+    double off = isfinite(lse) ? nudge / 8 * fabs(lse) : 0; /* kept as f32 */
     for (int64_t j = 0; j < r->nk; j++) {
-        x[j].p = x[j].s == -INFINITY ? 0 : exp(x[j].s - lse);
+        x[j].p = x[j].s == -INFINITY ? 0 : exp(x[j].s - lse - off);
         x[j].kept = kept_by(r, j);
     }
     return lse;
@@ -227,6 +239,7 @@ static inline void row_grads(const Row *r, const Pair *x, double lse,
     int d = c->spec.head_dim, dv = case_dv(c);
     int64_t hk = r->h / (c->heads / c->kv_heads), at = r->q_at + r->i;
     double scale = isnan(c->scale) ? 1 / sqrt(d) : (double)c->scale, delta = 0;
+    double about = 0; /* the size of what delta is made of */
     double *dp = calloc((size_t)r->nk + 1, sizeof *dp);
     for (int64_t j = 0; j < r->nk; j++) {
         if (x[j].s == -INFINITY)
@@ -234,7 +247,9 @@ static inline void row_grads(const Row *r, const Pair *x, double lse,
         dp[j] =
             x[j].kept * dot(r, &a->dout, r->h, at, &a->v, hk, r->k_at + j, dv);
         delta += x[j].p * dp[j];
+        about += x[j].p * fabs(dp[j]);
     }
+    delta += nudge * about;
     if (a->dlse)
         delta -= (double)a->dlse[r->h * a->lse_stride_h + at +
                                  (c->spec.varlen ? 0 : r->b * a->lse_stride_b)];
@@ -252,8 +267,7 @@ static inline void row_grads(const Row *r, const Pair *x, double lse,
             dk[e] += scale * ds * number(c, &a->q, r->b, r->h, at, e);
         }
         for (int e = 0; e < dv; e++)
-            dvj[e] +=
-                x[j].p * x[j].kept * number(c, &a->dout, r->b, r->h, at, e);
+            dvj[e] += weight_of(&x[j]) * number(c, &a->dout, r->b, r->h, at, e);
     }
     free(dp);
 }
