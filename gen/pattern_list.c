@@ -285,17 +285,28 @@ double blocks_density(const BlockList *x) {
     return all > 0 ? kept / all : 0;
 }
 
+/* Of these kinds a row's blocks are those its rule keeps, but for a causal cut:
+ * no need to draw them again for each. */
+static bool keeps(const Row *r, int64_t e) {
+    const Pattern *p = r->p;
+    if (p->kind == PATTERN_DS_BIGBIRD || p->kind == PATTERN_ORIG_BIGBIRD ||
+        p->kind == PATTERN_BSR)
+        return !p->a.causal || e <= r->a;
+    return pattern_keep(p, r->h, r->a, e);
+}
+
 int pattern_mark(const Pattern *p, int64_t h, uint8_t *to, int64_t width,
                  Err *e) {
-    BlockList list;
-    if (pattern_list(p, h, &list, e))
-        return e->code;
-    for (int64_t a = 0; a < list.rows; a++) {
-        for (int64_t i = list.full_at[a]; i < list.full_at[a + 1]; i++)
-            to[a * width + list.full[i]] = 1;
-        for (int64_t i = list.part_at[a]; i < list.part_at[a + 1]; i++)
-            to[a * width + list.part[i]] = 1;
+    Row r = {.p = p, .h = h};
+    r.mark = calloc((size_t)p->nbk + 1, sizeof *r.mark);
+    r.bad = !r.mark;
+    for (; r.a < p->nbq && !r.bad; r.a++) {
+        r.n = 0;
+        row_blocks(&r);
+        for (int64_t i = 0; i < r.n; i++)
+            to[r.a * width + r.out[i]] = keeps(&r, r.out[i]);
     }
-    blocks_free(&list);
-    return 0;
+    free(r.mark);
+    free(r.out);
+    return r.bad ? err_set(e, ERR_MEMORY, "pattern", NULL, "no memory") : 0;
 }
