@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The tile families of GPUs: what a device's numbers allow, and the search
  * space. No chip is known by name here. */
-#include "gen.h"
+#include "program.h"
 
 enum {
     WARP = 32,
@@ -75,8 +75,8 @@ static void set_fwd(Tile *t, const Fwd *f) {
 /* Besides, fitted to the least registers with which ptxas 13.0 spills nothing,
  * of 96 kernels: addresses, counters, lengths and bounds; what goes with copies
  * that wait in registers; 16-byte chunks that a thread copies, beyond two; each
- * further width of the pages of a row; a second loop for boundary tiles; a part
- * of O, and of the scores beyond 64 on their way to weights. What ptxas takes
+ * further width of the pages of a row; a second loop for boundary tiles; what
+ * mask and score programs have of rows and tensors; a part of O, and of the scores beyond 64 on their way to weights. What ptxas takes
  * lies up to DOUBT below, so that what wants so many too many is yet legal. */
 enum {
     OTHER_REGISTERS = 26,
@@ -86,6 +86,7 @@ enum {
     CHUNKS_MOST = 10,
     WIDTH_REGISTERS = 5,
     PEEL_REGISTERS = 20,
+    PROGRAM_REGISTERS = 26,
     SCORES_EASY = 64,
     DOUBT = 32,
     COMBINE_REGISTERS = 30,
@@ -156,7 +157,8 @@ int tile_cuda_registers(const attnc_spec *s, const Device *d, const Tile *t) {
     cuda_smem(s, d, t, &m);
     return (f.mma ? mma_registers(&f, &m, elem) : fma_registers(&f, &m)) +
            held_registers(d, &f, &m, elem) + copy_registers(&f, &m, elem) +
-           OTHER_REGISTERS + f.peel * PEEL_REGISTERS;
+           OTHER_REGISTERS + f.peel * PEEL_REGISTERS +
+           (spec_has_programs(s) ? PROGRAM_REGISTERS : 0);
 }
 
 int tile_cuda_register_limit(const Device *d, const Tile *t) {
