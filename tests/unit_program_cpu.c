@@ -114,7 +114,19 @@ static attnc_shape shape_of(const Case *c) {
     return shape;
 }
 
-static void check_case(attnc_context *ctx, const Case *c, bool grads) {
+/* Rows of every third key. */
+static void poison_rows(const Case *c, Block *block, const attnc_tensor *t,
+                        int dim) {
+    for (int64_t b = 0; b < c->batch; b++)
+        for (int64_t h = 0; h < c->kv_heads; h++)
+            for (int64_t k = 1; k < c->nk; k += 3)
+                put_row(c->spec.dtype, element(c, t, b, h, k), dim,
+                        k % 2 ? NAN : INFINITY, true);
+    memcpy(block->kept, block->base, block->bytes);
+}
+
+static void check_case(attnc_context *ctx, const Case *c, bool grads,
+                       bool poisoned) {
     GradData g;
     Arrays arrays;
     Truth t;
@@ -123,6 +135,10 @@ static void check_case(attnc_context *ctx, const Case *c, bool grads) {
     first.spec.tensor_grads = 0;
     attnc_plan *fwd = plan_make(ctx, &first.spec, &shape);
     grad_make(c, &g);
+    if (poisoned) {
+        poison_rows(c, &g.d.k, &g.d.args.k, c->spec.head_dim);
+        poison_rows(c, &g.d.v, &g.d.args.v, case_dv(c));
+    }
     arrays_make(c, &arrays, &g.d.args);
     truth_make(c, &g, &arrays, grads, &t);
     if (grads) {
@@ -245,8 +261,30 @@ static void programs_agree_with_f64(void **state) {
     attnc_context *ctx = context_make(KERNEL_COMPILED, NULL, 2);
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         Case c = case_of_kind(&kinds[i]);
-        check_case(ctx, &c, false);
-        check_case(ctx, &c, true);
+        check_case(ctx, &c, false, false);
+        check_case(ctx, &c, true, false);
+    }
+    attnc_context_destroy(ctx);
+}
+
+/* Every third key is seen by nobody, for one reason or another. */
+static void nan_behind_a_mask_reaches_nothing(void **state) {
+    (void)state;
+    static const Kind poisoned[] = {
+        {"mask=program mask_program=\"k % 3 != 1\"", {1, 4, 2, 70, 90}},
+        {"score_program=\"k % 3 == 1 ? -inf : s\" mask=causal dropout=1",
+         {2, 2, 1, 70, 90}},
+        {"mask=program mask_program=\"k % 3 != 1\" bias=hqk",
+         {1, 2, 2, 1, 700}},
+        {"mask=program mask_program=\"k % 3 != 1\" dtype=bf16",
+         {1, 2, 1, 40, 50}},
+    };
+    attnc_context *ctx = context_make(KERNEL_COMPILED, NULL, 2);
+    for (size_t i = 0; i < sizeof poisoned / sizeof *poisoned; i++) {
+        Case c = case_of_kind(&poisoned[i]);
+        c.layout = BHND;
+        check_case(ctx, &c, false, true);
+        check_case(ctx, &c, true, true);
     }
     attnc_context_destroy(ctx);
 }
@@ -254,6 +292,7 @@ static void programs_agree_with_f64(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(programs_agree_with_f64),
+        cmocka_unit_test(nan_behind_a_mask_reaches_nothing),
     };
     random_start();
     return cmocka_run_group_tests(tests, NULL, NULL);
