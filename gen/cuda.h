@@ -95,11 +95,10 @@ void cuda_bwd_bufs(Plan *p);
 
 /* ---- plan_cuda_tensor.c ------------------------------------------------ */
 
-/* Of the step dtensor: grid, shared memory, tile (of the family of dQ). */
+/* Of the step dtensor: grid, shared memory, tile (in the place of dQ's). */
 Extent cuda_tensor_grid(const attnc_spec *s, const Tile *t);
 int64_t cuda_tensor_smem(const attnc_spec *s, const Device *d, const Tile *t);
-Tile cuda_tensor_tile(const attnc_spec *s, const attnc_shape *h,
-                      const Device *d, int family);
+void cuda_tensor_tile(const Plan *p, Tile *t);
 
 /* ---- smem.c ------------------------------------------------------------ */
 

@@ -379,8 +379,7 @@ static int choose_backward(const Choice *c, Err *e) {
         p->step[i].role = role[i];
         p->step[i].tile = chosen[c->families[1] < 0 ? 0 : of].tile;
         if (!cpu && role[i] == ROLE_dtensor)
-            p->step[i].tile = cuda_tensor_tile(&p->spec, &p->shape, &p->device,
-                                               c->families[of]);
+            cuda_tensor_tile(p, &p->step[i].tile);
     }
     return 0;
 }

@@ -29,19 +29,22 @@ int64_t cuda_tensor_smem(const attnc_spec *s, const Device *d, const Tile *t) {
 
 /* Tiles of 64 x 32 where there are so many queries and they fit; else the
  * smallest. */
-Tile cuda_tensor_tile(const attnc_spec *s, const attnc_shape *h,
-                      const Device *d, int family) {
+void cuda_tensor_tile(const Plan *p, Tile *t) {
+    const Device *d = &p->device;
     char why[TILE_WHY];
-    bool mma = family == TILE_mma_dq;
-    Tile t = {.family = family, .from = FROM_SAFE}, large = t;
-    cuda_bwd_safe(&t);
+    bool mma = t->family == TILE_mma_dq;
+    Tile large = {.family = t->family, .from = FROM_SAFE};
+    *t = large;
+    cuda_bwd_safe(t);
     large.v[T_mma_dq_dq_block_q] = mma ? 64 : 32;
     large.v[T_mma_dq_dq_block_k] = mma ? 32 : 16;
     large.v[T_mma_dq_dq_warps] = 4;
     large.v[T_mma_dq_dq_rows] = mma ? 16 : 8;
     large.v[T_mma_dq_dq_stages] = large.v[T_mma_dq_dq_blocks] = 1;
-    bool fits = (double)cuda_tensor_smem(s, d, &large) + d->sram_reserved <=
-                d->sram_bytes;
-    return h->seqlen_q > 64 && fits && tile_legal(s, h, d, &large, why) ? large
-                                                                        : t;
+    bool fits =
+        (double)cuda_tensor_smem(&p->spec, d, &large) + d->sram_reserved <=
+        d->sram_bytes;
+    if (p->shape.seqlen_q > 64 && fits &&
+        tile_legal(&p->spec, &p->shape, d, &large, why))
+        *t = large;
 }

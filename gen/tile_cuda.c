@@ -76,8 +76,9 @@ static void set_fwd(Tile *t, const Fwd *f) {
  * of 96 kernels: addresses, counters, lengths and bounds; what goes with copies
  * that wait in registers; 16-byte chunks that a thread copies, beyond two; each
  * further width of the pages of a row; a second loop for boundary tiles; what
- * mask and score programs have of rows and tensors; a part of O, and of the scores beyond 64 on their way to weights. What ptxas takes
- * lies up to DOUBT below, so that what wants so many too many is yet legal. */
+ * mask and score programs have of rows and tensors; a part of O, and of the
+ * scores beyond 64 on their way to weights. What ptxas takes lies up to DOUBT
+ * below, so that what wants so many too many is yet legal. */
 enum {
     OTHER_REGISTERS = 26,
     HELD_REGISTERS = 24,
