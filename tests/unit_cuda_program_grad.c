@@ -75,6 +75,7 @@ static void any_mix_agrees(void **state) {
         sizes(&c);
         c.mode = (int32_t)random_int(0, c.spec.lens_k ? 2 : 1);
         c.offset = c.mode ? 0 : c.offset;
+        c.nq += c.nq ? 8 : 0; /* the error of one row is a matter of luck */
         program_backward(&c, (int)random_int(0, TARGETS - 1),
                          tiles[random_int(0, TILES - 1)], 2);
     }
