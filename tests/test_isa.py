@@ -295,12 +295,15 @@ def prepare(c, folder):
 def check(name, x, want, unfused, eps, relative):
     """Root mean square over finite entries. NumPy sums in pairs, which loses
     less than the plain unfused evaluation of the contract (1.5 times its
-    error, unit_numeric), and a case may be one row: hence 4 times here."""
+    error, unit_numeric), and a case may be one row: hence 4 times here. An
+    absolute error cannot be below what rounding the number costs."""
     finite = np.isfinite(want)
     assert np.array_equal(np.isfinite(x), finite), name + ": not finite"
     scale = np.linalg.norm(want[finite]) if relative else finite.sum() ** 0.5
     err, plain = (np.linalg.norm(y[finite] - want[finite]) / (scale or 1)
                   for y in (x, unfused))
+    size = np.linalg.norm(want[finite]) / (finite.sum() ** 0.5 or 1)
+    eps = eps if relative else max(eps, 2 ** -23 * size)
     limit = 4 * plain + 4 * eps
     assert err <= limit, "%s: %.3g, limit %.3g" % (name, err, limit)
 
