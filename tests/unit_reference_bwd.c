@@ -174,11 +174,44 @@ static void wrong_gradients_are_named(void **state) {
     }
 }
 
+/* Every score and the sink are 4000, so is LSE, but for some units: rounding it
+ * to f32 alone moves dsink by up to 4000 * 2^-24 of itself. */
+static void dsink_may_be_off_by_what_rounding_lse_costs(void **state) {
+    (void)state;
+    Case c = CASE_INIT;
+    GradData g;
+    double want[2];
+    Err e = {0};
+    c.spec.head_dim = 16;
+    c.spec.sink = 1;
+    c.heads = c.kv_heads = 2;
+    c.nq = c.nk = 9;
+    c.scale = 250;
+    grad_make(&c, &g);
+    const attnc_args *a = &g.d.args;
+    for (int64_t n = 0; n < c.heads * c.nq * c.spec.head_dim; n++) {
+        int64_t h = n / c.spec.head_dim / c.nq, i = n / c.spec.head_dim % c.nq;
+        ((float *)element(&c, &a->q, 0, h, i))[n % c.spec.head_dim] = 1;
+        ((float *)element(&c, &a->k, 0, h, i))[n % c.spec.head_dim] = 1;
+    }
+    g.d.sink[0] = g.d.sink[1] = 4000;
+    answer(&c, &g);
+    attnc_spec bwd = grad_spec(&c);
+    assert_int_equal(reference_bwd(&bwd, a, NULL, NULL, NULL, want, &e), 0);
+    for (double off = 0x1p-26; off < 1; off *= 0x1p14) {
+        g.dsink[0] = (float)(want[0] * (1 + 4000 * off));
+        g.dsink[1] = (float)(want[1] * (1 + 4000 * off));
+        assert_true(judge(&c, &g).ok == (off == 0x1p-26));
+    }
+    grad_free(&g);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_are_finite_differences),
         cmocka_unit_test(packed_sequences_have_the_gradients_of_each_alone),
         cmocka_unit_test(wrong_gradients_are_named),
+        cmocka_unit_test(dsink_may_be_off_by_what_rounding_lse_costs),
     };
     random_start();
     return cmocka_run_group_tests(tests, NULL, NULL);

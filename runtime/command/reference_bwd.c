@@ -253,7 +253,8 @@ static void do_sinks(RefGradWork *w) {
             for (int64_t i = 0; i < n; i++) {
                 double p = ref_weight(sink, t[i].lse);
                 sum -= p == 0 ? 0 : p * t[i].delta;
-                terms += pow(p * (fabs(t[i].delta) + t[i].noise), 2);
+                double size = ref_lse_factor(g, &t[i]) * p;
+                terms += pow(size * (fabs(t[i].delta) + t[i].noise), 2);
                 if (g->p.unfused && sink != -INFINITY)
                     sum32 -= expf(sink - t[i].max) / t[i].sum * t[i].delta32;
             }

@@ -99,13 +99,19 @@ static float weight32_of(const RefGrad *g, float s, const RefState *t) {
     return ref_round(g->p.s->dtype, expf(s - t->max) / t->sum);
 }
 
+/* What an error of LSE, 2^-25 of its own size, does to exp(s - LSE), against
+ * the eps of a weight's own rounding. */
+double ref_lse_factor(const RefGrad *g, const RefState *t) {
+    if (!isfinite(t->lse))
+        return 1;
+    return fmax(1, fabs(t->lse) * 0x1p-25 / ref_eps(g->p.s->dtype));
+}
+
 RefPair ref_grad_pair(const RefGrad *g, const RefState *t, const RefCell *c) {
     double w = ref_weight(c->s, t->lse);
     float w32 = weight32_of(g, c->s32, t);
     int dtype = g->p.s->dtype;
-    double lse =
-        isfinite(t->lse) ? fmax(1, fabs(t->lse) * 0x1p-25 / ref_eps(dtype)) : 1;
-    RefPair x = {.lse = lse,
+    RefPair x = {.lse = ref_lse_factor(g, t),
                  .kept32 =
                      ref_operand(&g->p, ref_round(dtype, w32 * (float)c->z))};
     if (w32 != 0)
@@ -114,7 +120,7 @@ RefPair ref_grad_pair(const RefGrad *g, const RefState *t, const RefCell *c) {
         return x;
     x.kept = w * c->z;
     x.ds = w * (c->dp - t->delta);
-    x.size = lse * w * (fabs(c->dp) + fabs(t->delta) + t->noise);
+    x.size = x.lse * w * (fabs(c->dp) + fabs(t->delta) + t->noise);
     return x;
 }
 

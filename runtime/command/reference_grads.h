@@ -85,6 +85,7 @@ typedef struct RefGradWork {
 
 /* exp(s - lse); 0 for a score of -inf, whatever else is not finite. */
 double ref_weight(double s, double lse);
+double ref_lse_factor(const RefGrad *g, const RefState *t);
 /* Of the score itself: before its derivative by what it is made of. */
 RefPair ref_grad_pair(const RefGrad *g, const RefState *t, const RefCell *c);
 RefRow ref_grad_row(const RefGrad *g, int64_t b, int64_t h, int64_t i);
