@@ -124,6 +124,10 @@ bool plan_bwd_cpu(const attnc_spec *s, int family);
 bool plan_bwd_is_main(int role);
 /* The step's grid. */
 Extent plan_bwd_grid(const attnc_spec *spec, const Step *s);
+/* Of the step that sums gradients of tensors: items own what they add to,
+ * batch entries, heads (enum dim), blocks of queries, as far as these are
+ * indices of every read; they visit the others in order. */
+Extent plan_tensor_grid(const attnc_spec *s, int heads, int block_q);
 /* The plan's buffers, from its main tile. */
 void plan_bwd_bufs(Plan *p);
 /* Does a kernel of this role read this parameter? */

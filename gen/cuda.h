@@ -95,8 +95,7 @@ void cuda_bwd_bufs(Plan *p);
 
 /* ---- plan_cuda_tensor.c ------------------------------------------------ */
 
-/* Of the step dtensor: grid, shared memory, tile (in the place of dQ's). */
-Extent cuda_tensor_grid(const attnc_spec *s, const Tile *t);
+/* Of the step dtensor: shared memory, tile (in the place of dQ's). */
 int64_t cuda_tensor_smem(const attnc_spec *s, const Device *d, const Tile *t);
 void cuda_tensor_tile(const Plan *p, Tile *t);
 

@@ -64,16 +64,14 @@ static Extent extent(int dim, int64_t div) {
         {{DIM_BATCH, 1}, {DIM_KV_HEADS, 1}, {dim, div}, {DIM_ONE, 1}}};
 }
 
-/* Items own what they add to: batch entries, kv heads, blocks of queries, as
- * far as these are indices. */
-static Extent dtensor_grid(const attnc_spec *s, int block_q) {
+Extent plan_tensor_grid(const attnc_spec *s, int heads, int block_q) {
     unsigned owned = grad_owned(spec_score_grad(s));
     Extent x = {0};
     int n = 0;
     if (owned & DEP_B)
         x.f[n++] = (Factor){DIM_BATCH, 1};
     if (owned & DEP_H)
-        x.f[n++] = (Factor){DIM_KV_HEADS, 1};
+        x.f[n++] = (Factor){heads, 1};
     if (owned & DEP_Q)
         x.f[n++] = (Factor){DIM_SEQLEN_Q, block_q};
     x.f[n] = (Factor){DIM_ONE, 1};
@@ -97,8 +95,9 @@ Extent plan_bwd_grid(const attnc_spec *spec, const Step *s) {
     case ROLE_dtensor_zero:
         return (Extent){{{DIM_PARTS, 1}, {DIM_ONE, 1}}};
     case ROLE_dtensor:
-        return builtin ? (Extent){{{DIM_ONE, 1}}}
-                       : dtensor_grid(spec, v[T_cpu_bwd_block_q]);
+        return builtin
+                   ? (Extent){{{DIM_ONE, 1}}}
+                   : plan_tensor_grid(spec, DIM_KV_HEADS, v[T_cpu_bwd_block_q]);
     default:
         return extent(DIM_ROWS, v[T_cpu_rows_rows]);
     }

@@ -71,7 +71,7 @@ static Extent rows(int dim, int64_t div) {
 
 Extent cuda_bwd_grid(const attnc_spec *spec, const Step *s) {
     if (s->role == ROLE_dtensor)
-        return cuda_tensor_grid(spec, &s->tile);
+        return plan_tensor_grid(spec, DIM_HEADS, cuda_bwd_of(&s->tile).own);
     if (s->role == ROLE_dtensor_zero)
         return (Extent){{{DIM_PARTS, 1}, {DIM_ONE, 1}}};
     if (s->role == ROLE_dsink)

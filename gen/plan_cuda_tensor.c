@@ -3,22 +3,6 @@
  * blocks own, their tile, and shared memory for a tile's pairs. */
 #include "program.h"
 
-/* Blocks own what they add to: batch entries, heads, tiles of queries, as far
- * as these are indices of every read; they visit the others in order. */
-Extent cuda_tensor_grid(const attnc_spec *s, const Tile *t) {
-    unsigned owned = grad_owned(spec_score_grad(s));
-    Extent x = {0};
-    int n = 0;
-    if (owned & DEP_B)
-        x.f[n++] = (Factor){DIM_BATCH, 1};
-    if (owned & DEP_H)
-        x.f[n++] = (Factor){DIM_HEADS, 1};
-    if (owned & DEP_Q)
-        x.f[n++] = (Factor){DIM_SEQLEN_Q, cuda_bwd_of(t).own};
-    x.f[n] = (Factor){DIM_ONE, 1};
-    return x;
-}
-
 /* Of each pair which element it adds to, and what. */
 int64_t cuda_tensor_smem(const attnc_spec *s, const Device *d, const Tile *t) {
     CudaBwdSmem m;

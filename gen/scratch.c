@@ -32,10 +32,6 @@ static int64_t drop_words(int64_t keys) {
     return ceil_div(patches, 2);
 }
 
-static bool has_programs(const attnc_spec *s) {
-    return spec_keep(s) || spec_score(s);
-}
-
 static void forward(const attnc_spec *s, const Device *d, const Tile *t,
                     CpuScratch *c) {
     int64_t lanes = (int64_t)d->vector_bytes / 4;
@@ -55,9 +51,9 @@ static void forward(const attnc_spec *s, const Device *d, const Tile *t,
     c->sum = place(c, rows * 4);
     c->pos = place(c, rows * 4);
     c->slope = place(c, s->alibi ? rows * 4 : 0);
-    c->head = place(c, has_programs(s) ? rows * 4 : 0);
+    c->head = place(c, spec_has_programs(s) ? rows * 4 : 0);
     c->s = place(c, (keys + t->v[T_cpu_fwd_keys]) * micro * 4);
-    c->seen = place(c, has_programs(s) ? keys * micro * 4 : 0);
+    c->seen = place(c, spec_has_programs(s) ? keys * micro * 4 : 0);
     bool copy = t->v[T_cpu_fwd_copy_kv];
     int64_t keys_v = paired ? ceil_div(keys, 2) : keys;
     c->k = place(c, copy ? keys * round_up(dim, lanes) * 4 : 0);
@@ -93,7 +89,7 @@ static void backward(const attnc_spec *s, const Device *d, const Tile *t,
     c->delta = place(c, rows * 4);
     c->pos = place(c, rows * 4);
     c->slope = place(c, s->alibi ? rows * 4 : 0);
-    c->head = place(c, has_programs(s) ? rows * 4 : 0);
+    c->head = place(c, spec_has_programs(s) ? rows * 4 : 0);
     c->s = place(c, subs * (keys + spare_keys(t)) * micro * 4);
     c->ds = place(c, subs * (keys + spare_keys(t)) * micro * 4);
     int64_t scores = (keys + spare_keys(t)) * micro * 4;

@@ -345,6 +345,9 @@ static int check_grads(const attnc_spec *s, Err *e) {
 
 int spec_check_programs(const attnc_spec *s, Err *e) {
     ProgramTensor all[SPEC_TENSORS];
+    if (!spec_has_programs(s) && s->mask != ATTNC_MASK_PROGRAM &&
+        !s->tensor_grads)
+        return 0; /* soon: every prepare asks */
     if (!s->mask_program != (s->mask != ATTNC_MASK_PROGRAM))
         return err_set(e, ERR_REQUEST, "spec", "mask_program",
                        s->mask_program

@@ -139,6 +139,9 @@ static inline void grad_check_results(const Case *c, const GradData *g) {
         print_error("%s %.3g, unfused %.3g, limit %.3g\n",
                     reference_grad_name(i), r.grad[i].err, r.grad[i].unfused,
                     r.grad[i].limit);
+    for (int i = 0; i < r.tensors; i++)
+        print_error("%s %.3g, unfused %.3g, limit %.3g\n", r.tensor[i].name,
+                    r.tensor[i].err, r.tensor[i].unfused, r.tensor[i].limit);
     fail_msg("%s", r.why);
 }
 

@@ -2,16 +2,7 @@
  * The backward's kernels compile by NVRTC for every chip, none of which is
  * here: no spills up to head dim 128, registers within their bound, shared
  * memory as planned. Skipped without NVRTC. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-
-#include <cmocka.h>
-
-#include "cubin.h"
+#include "cubin_make.h"
 
 static const char *const archs[] = {"sm_75",  "sm_80",  "sm_86", "sm_89",
                                     "sm_90a", "sm_100", "sm_120"};
@@ -51,32 +42,6 @@ static Plan plan_for(const char *arch, const char *spec, const char *tile) {
     return p;
 }
 
-static double now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
-
-/* Compiles; *ms: CPU time of the compiler. */
-static Blob compile(const Plan *p, const char *arch, Str *log, double *ms) {
-    Source source = {0};
-    Blob cubin = {0};
-    Err e = {0};
-    char version[96];
-    if (emit_module(p, &attnc_templates, lua_find(&e), &source, &e))
-        fail_msg("%s: %s", arch, e.text);
-    const CudaJob job = {.dirs = getenv("ATTNC_CUDA_DIRS"),
-                         .arch = arch,
-                         .source = &source,
-                         .templates = &attnc_templates};
-    double start = now_ms();
-    if (nvrtc_compile(&job, &cubin, version, log, &e))
-        fail_msg("%s: %s", arch, e.text);
-    *ms = now_ms() - start;
-    source_free(&source);
-    return cubin;
-}
-
 static void check_step(const Plan *p, int k, const Blob *cubin, const char *log,
                        const char *what) {
     const Step *s = &p->step[k];
@@ -103,7 +68,7 @@ static void none_spills_up_to_128(void **state) {
             Plan p = plan_for(archs[a], spec, specs[i].tile);
             Str log = {0};
             double ms;
-            Blob cubin = compile(&p, archs[a], &log, &ms);
+            Blob cubin = cubin_make(&p, archs[a], &log, &ms);
             print_message("%s %s %s: %.0f ms\n", archs[a], spec,
                           specs[i].tile ? specs[i].tile : "", ms);
             for (int k = 0; k < p.nstep; k++)
@@ -117,13 +82,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(none_spills_up_to_128),
     };
-    NvrtcInfo info;
-    Str looked = {0};
-    bool found = nvrtc_find(getenv("ATTNC_CUDA_DIRS"), &info, &looked);
-    if (!found)
-        print_message("skipped: no NVRTC; looked at%s\n", looked.text);
-    str_free(&looked);
-    if (!found)
+    if (!nvrtc_is_here())
         return 77;
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,15 +2,8 @@
  * Kernels with programs compile by NVRTC and keep to their registers: masks
  * with and without verdicts, tensors, scores, a pattern, gradients. What
  * spills gives way to the next tile, as at a prepare. Skipped without NVRTC. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdlib.h>
-
-#include <cmocka.h>
-
 #include "crowd.h"
-#include "cubin.h"
+#include "cubin_make.h"
 
 static const char *const archs[] = {"sm_80", "sm_90a", "sm_120"};
 static const char *const specs[] = {
@@ -43,23 +36,6 @@ static Plan plan_for(const char *arch, const char *spec, const Pins *pins) {
     return p;
 }
 
-static Blob compile(const Plan *p, const char *arch, Str *log) {
-    Source source = {0};
-    Blob cubin = {0};
-    Err e = {0};
-    char version[96];
-    if (emit_module(p, &attnc_templates, lua_find(&e), &source, &e))
-        fail_msg("%s: %s", arch, e.text);
-    const CudaJob job = {.dirs = getenv("ATTNC_CUDA_DIRS"),
-                         .arch = arch,
-                         .source = &source,
-                         .templates = &attnc_templates};
-    if (nvrtc_compile(&job, &cubin, version, log, &e))
-        fail_msg("%s: %s\n%s", arch, e.text, log->text ? log->text : "");
-    source_free(&source);
-    return cubin;
-}
-
 /* The step that spills, or -1. */
 static int spilling(const Plan *p, const Blob *cubin, const char *log) {
     int bad = -1;
@@ -86,7 +62,8 @@ static bool settles(const char *arch, const char *spec) {
         const Pins pins = {.avoid = spilled, .navoid = i};
         Plan p = plan_for(arch, spec, &pins);
         Str log = {0};
-        Blob cubin = compile(&p, arch, &log);
+        double ms;
+        Blob cubin = cubin_make(&p, arch, &log, &ms);
         int bad = spilling(&p, &cubin, log.text);
         str_free(&log);
         free(cubin.data);
@@ -110,11 +87,5 @@ static void kernels_with_programs_do_not_spill(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(kernels_with_programs_do_not_spill)};
-    NvrtcInfo info;
-    Str looked = {0};
-    bool found = nvrtc_find(getenv("ATTNC_CUDA_DIRS"), &info, &looked);
-    if (!found)
-        print_message("skipped: no NVRTC; looked at%s\n", looked.text);
-    str_free(&looked);
-    return found ? cmocka_run_group_tests(tests, NULL, NULL) : 77;
+    return nvrtc_is_here() ? cmocka_run_group_tests(tests, NULL, NULL) : 77;
 }

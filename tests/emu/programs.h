@@ -163,14 +163,6 @@ static inline void program_features(Case *c) {
 
 /* ---- running ----------------------------------------------------------- */
 
-static inline void program_print_case(const Case *c) {
-    Str s = {0};
-    spec_print(&c->spec, &s);
-    print_error("%s\n", s.text);
-    str_free(&s);
-    case_print(c);
-}
-
 /* Fresh data, launches with late, eager and random copies, all checks. */
 static inline void program_check(const Case *c, attnc_plan *plan, int times) {
     for (int mode = 0; mode < times; mode++) {
@@ -186,14 +178,14 @@ static inline void program_check(const Case *c, attnc_plan *plan, int times) {
         laid_make(c, &d.args, &x);
         workspace_make(plan, &d);
         if (emulated_run(plan, &d.args, &config, reports, &e)) {
-            program_print_case(c);
+            case_print(c);
             fail_msg("launch, mode %d: %s", mode, e.text);
         }
         RefCheck r;
         if (reference_check(&c->spec, &d.args, 1, NULL, NULL, &r, &e))
             fail_msg("reference: %s", e.text);
         if (!r.ok) {
-            program_print_case(c);
+            case_print(c);
             fail_msg("%s (o %.3g, unfused %.3g; lse %.3g, unfused %.3g)", r.why,
                      r.o, r.unfused_o, r.lse, r.unfused_lse);
         }
@@ -224,25 +216,6 @@ static inline void program_grad_launch(const Case *c, attnc_plan *fwd,
     case_launch(c, bwd, &g->d);
 }
 
-static inline void program_grad_results(const Case *c, const GradData *g) {
-    attnc_spec s = grad_spec(c);
-    RefCheck r;
-    Err e = {0};
-    if (reference_check_bwd(&s, &g->d.args, 1, NULL, NULL, &r, &e))
-        fail_msg("reference: %s", e.text);
-    if (r.ok)
-        return;
-    program_print_case(c);
-    for (int i = 0; i < REF_GRADS; i++)
-        print_error("%s %.3g, unfused %.3g, limit %.3g\n",
-                    reference_grad_name(i), r.grad[i].err, r.grad[i].unfused,
-                    r.grad[i].limit);
-    for (int i = 0; i < r.tensors; i++)
-        print_error("%s %.3g, unfused %.3g, limit %.3g\n", r.tensor[i].name,
-                    r.tensor[i].err, r.tensor[i].unfused, r.tensor[i].limit);
-    fail_msg("%s", r.why);
-}
-
 static inline void program_grad_check(const Case *c, attnc_plan *fwd,
                                       attnc_plan *bwd) {
     GradData g;
@@ -250,7 +223,7 @@ static inline void program_grad_check(const Case *c, attnc_plan *fwd,
     grad_make(c, &g);
     laid_make(c, &g.d.args, &x);
     program_grad_launch(c, fwd, bwd, &g, &x);
-    program_grad_results(c, &g);
+    grad_check_results(c, &g);
     grad_check_kept(c, &g);
     arrays_free(&x);
     grad_free(&g);
