@@ -297,7 +297,8 @@ static bool all_finite(const float *x, int64_t n) {
     return zero == 0;
 }
 
-/* o += P V, key by key; a masked weight counts 0. */
+/* o += P V, key by key, and the squares of what is added; a masked weight
+ * counts 0. */
 static void weigh(RefWork *w, const Lanes *s, int n) {
     int dv = w->p->dv;
     Lanes p[REF_TILE] __attribute__((aligned(16)));
@@ -305,13 +306,19 @@ static void weigh(RefWork *w, const Lanes *s, int n) {
         for (int t = 0; t < REF_LANES; t++)
             p[r][t] = s[r][t] == MASKED ? 0 : s[r][t];
     for (int c = 0; c < dv; c++) {
-        d2 *o = (d2 *)w->o[c], sum[PARTS];
+        d2 *o = (d2 *)w->o[c], *terms = (d2 *)w->terms[c];
+        d2 sum[PARTS], squares[PARTS];
         memcpy(sum, o, sizeof(sum));
+        memcpy(squares, terms, sizeof(squares));
         for (int r = 0; r < n; r++)
-            for (int x = 0; x < PARTS; x++)
-                sum[x] +=
+            for (int x = 0; x < PARTS; x++) {
+                d2 one =
                     ((const d2 *)p[r])[x] * (double)w->tile[(size_t)r * dv + c];
+                sum[x] += one;
+                squares[x] += one * one;
+            }
         memcpy(o, sum, sizeof(sum));
+        memcpy(terms, squares, sizeof(squares));
     }
 }
 
@@ -340,8 +347,10 @@ static void weigh_seen(RefWork *w, const Lanes *s, const Lanes32 *s32, int n) {
         for (int c = 0; c < dv; c++)
             for (int t = 0; t < REF_LANES; t++) {
                 float v = w->tile[(size_t)r * dv + c];
-                if (s[r][t] != MASKED)
+                if (s[r][t] != MASKED) {
                     w->o[c][t] += s[r][t] * v;
+                    w->terms[c][t] += s[r][t] * v * s[r][t] * v;
+                }
                 if (w->p->unfused && s32[r][t] != (float)MASKED)
                     w->o32[c][t] += s32[r][t] * v;
             }
@@ -386,6 +395,7 @@ static void group_softmax(RefWork *w, const RefGroup *g) {
 static void group_weigh(RefWork *w, const RefGroup *g) {
     const RefProblem *p = w->p;
     memset(w->o, 0, sizeof(Lanes) * (size_t)p->dv);
+    memset(w->terms, 0, sizeof(Lanes) * (size_t)p->dv);
     memset(w->o32, 0, sizeof(Lanes32) * (size_t)p->dv);
     for (int64_t j = g->begin; j < g->end; j += REF_TILE) {
         int n = (int)(g->end - j < REF_TILE ? g->end - j : REF_TILE);
@@ -450,19 +460,21 @@ bool ref_work_alloc(RefWork *w, const RefProblem *p) {
     w->p = p;
     w->q = aligned_alloc(64, sizeof(Lanes) * (size_t)p->d);
     w->o = aligned_alloc(64, sizeof(Lanes) * (size_t)p->dv);
+    w->terms = aligned_alloc(64, sizeof(Lanes) * (size_t)p->dv);
     w->s = aligned_alloc(64, sizeof(Lanes) * (size_t)n);
     w->q32 = aligned_alloc(32, sizeof(Lanes32) * (size_t)p->d);
     w->o32 = aligned_alloc(32, sizeof(Lanes32) * (size_t)p->dv);
     w->s32 = aligned_alloc(32, sizeof(Lanes32) * (size_t)(p->unfused ? n : 1));
     w->tile = malloc(sizeof(float) * (size_t)width * REF_TILE);
     bool values = ref_eval_alloc(&w->eval, &p->programs);
-    return w->q && w->o && w->s && w->q32 && w->o32 && w->tile && w->s32 &&
-           values;
+    return w->q && w->o && w->terms && w->s && w->q32 && w->o32 && w->tile &&
+           w->s32 && values;
 }
 
 void ref_work_free(RefWork *w) {
     free(w->q);
     free(w->o);
+    free(w->terms);
     free(w->s);
     free(w->q32);
     free(w->o32);

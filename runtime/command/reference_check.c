@@ -43,6 +43,7 @@ static void compare_o(Worker *w, const RefGroup *g, int t) {
     for (at.c = 0; at.c < p->dv; at.c++) {
         ref_compare(&w->o, &row, at, k->tile[at.c], k->o32[at.c][t],
                     k->o[at.c][t]);
+        row.terms += isfinite(k->terms[at.c][t]) ? k->terms[at.c][t] : 0;
         if (k->none[t] && isfinite(k->tile[at.c]) && k->tile[at.c] != 0)
             ref_mismatch(&w->o, at, k->tile[at.c], 0);
     }

@@ -39,7 +39,7 @@ typedef struct RefGroup {
  * lse[lane] in f64; o32, lse32 those of unfused attention, o32 rounded. */
 typedef struct RefWork {
     const RefProblem *p;
-    Lanes *q, *s, *o;
+    Lanes *q, *s, *o, *terms; /* terms: squares of what o sums */
     Lanes32 *q32, *s32, *o32;
     float *tile; /* REF_TILE rows */
     double lse[REF_LANES];
@@ -98,8 +98,8 @@ static inline float ref_operand(const RefProblem *p, float x) {
 enum { REF_THREADS = 16 };
 static const double REF_FLOPS = 2e10; /* above, rows are sampled */
 
-/* Sums of squares: error of the result, of unfused attention, reference; of a
- * gradient also its terms, which may cancel to much less. */
+/* Sums of squares: error of the result, of unfused attention, reference; but
+ * for LSE also its terms, which may cancel to much less. */
 typedef struct RefSquares {
     double err, unfused, ref, terms;
 } RefSquares;
