@@ -98,6 +98,10 @@ int pattern_list(const Pattern *p, int64_t h, BlockList *out, Err *e);
 /* Sets to[a * width + e] to 1 for each block (a, e) that head h keeps. */
 int pattern_mark(const Pattern *p, int64_t h, uint8_t *to, int64_t width,
                  Err *e);
+/* Calls fn for each block (a, e) that head h keeps. */
+int pattern_each(const Pattern *p, int64_t h,
+                 void (*fn)(void *user, int64_t a, int64_t e), void *user,
+                 Err *e);
 /* The same blocks by column. */
 int blocks_transpose(const BlockList *in, BlockList *out, Err *e);
 void blocks_free(BlockList *x);

@@ -310,3 +310,21 @@ int pattern_mark(const Pattern *p, int64_t h, uint8_t *to, int64_t width,
     free(r.out);
     return r.bad ? err_set(e, ERR_MEMORY, "pattern", NULL, "no memory") : 0;
 }
+
+int pattern_each(const Pattern *p, int64_t h,
+                 void (*fn)(void *user, int64_t a, int64_t e), void *user,
+                 Err *e) {
+    Row r = {.p = p, .h = h};
+    r.mark = calloc((size_t)p->nbk + 1, sizeof *r.mark);
+    r.bad = !r.mark;
+    for (; r.a < p->nbq && !r.bad; r.a++) {
+        r.n = 0;
+        row_blocks(&r);
+        for (int64_t i = 0; i < r.n && !r.bad; i++)
+            if (keeps(&r, r.out[i]))
+                fn(user, r.a, r.out[i]);
+    }
+    free(r.mark);
+    free(r.out);
+    return r.bad ? err_set(e, ERR_MEMORY, "pattern", NULL, "no memory") : 0;
+}

@@ -23,6 +23,7 @@ struct attnc_program {
     Pattern pattern;         /* PROGRAM_PATTERN; without lengths */
     ProgramGrad grad;        /* PROGRAM_SPEC_GRAD */
     _Atomic(Share *) shares; /* PROGRAM_PATTERN: counted so far */
+    _Atomic(struct Loads *) loads; /* likewise: order.h */
 };
 
 /* A spec's own: what it puts together of several. */

@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <string.h>
 
+#include "order.h"
 #include "runtime.h"
 
 static void kind(const Plan *p, Str *out) {
@@ -87,6 +88,7 @@ typedef struct Job {
     char *scratch;
     int64_t stride, count;
     int workers;
+    Order order;
     atomic_bool misuse; /* the caller's parallel-for broke its contract */
 } Job;
 
@@ -99,7 +101,8 @@ static void run_item(void *arg, int64_t item, int worker) {
     uint64_t control = control_get();
     if (control != CONTROL)
         control_set(CONTROL);
-    j->entry(j->slots, j->scratch + worker * j->stride, item);
+    j->entry(j->slots, j->scratch + worker * j->stride,
+             order_item(&j->order, item));
     if (control != CONTROL)
         control_set(control);
 }
@@ -125,6 +128,21 @@ static void zero_bufs(const Plan *p, const Layout *l, char *workspace) {
         if (p->buf[i].zero == ZERO_EACH_LAUNCH)
             memset(workspace + l->buf[i], 0, (size_t)(end - l->buf[i]));
     }
+}
+
+/* With a pattern the longest items first, where some would wait for a worker.
+ * Packed sequences have lengths of their own: theirs stay as they are. */
+static void order_step(const Plan *p, const Step *s, const attnc_args *a,
+                       const int64_t dims[DIM_COUNT], Job *j) {
+    Items items;
+    const Loads *loads;
+    j->order.period = 0;
+    if (!p->spec.sparsity || p->spec.varlen || j->count <= j->workers ||
+        !items_of(p, s, dims, &items))
+        return;
+    loads = pattern_loads(p, a);
+    if (loads)
+        order_make(&items, loads, a->kv_heads, j->count, &j->order);
 }
 
 static int launch(attnc_context *c, const Plan *p, const Kernel *k,
@@ -153,6 +171,7 @@ static int launch(attnc_context *c, const Plan *p, const Kernel *k,
                  .stride = l.scratch_stride,
                  .count = extent_size(&s->grid, dims),
                  .workers = c->workers};
+        order_step(p, s, a, dims, &j);
         if (j.count < 0)
             return err_set(e, ATTNC_E_REQUEST, "launch", NULL,
                            "step %s has too many work items",

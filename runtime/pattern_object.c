@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "order.h"
 #include "program_intern.h"
 #include "runtime.h"
 
@@ -12,6 +13,7 @@ struct PatternBlocks {
     const attnc_program *sparsity;
     attnc_pattern_lists lists; /* with arrays of its own */
     attnc_array array;         /* pattern_blocks */
+    Loads *loads;              /* of bsr for one length; NULL: not counted */
     size_t bytes;
     int users;
     struct PatternBlocks *next; /* of the context's */
@@ -154,6 +156,7 @@ static void blocks_drop(Blocks *b) {
     for (int i = 0; i < 4; i++)
         free((int32_t *)(uintptr_t)own[i]);
     free((void *)(uintptr_t)b->array.data);
+    free(b->loads);
     free(b);
 }
 
@@ -214,6 +217,27 @@ static void shape_array(Blocks *b) {
     b->bytes = (size_t)((x->batch ? x->batch : 1) * lists * rows * columns);
 }
 
+/* The pattern with its lists, still without lengths. */
+static Pattern listed(const Blocks *b) {
+    const attnc_pattern_lists *x = &b->lists;
+    Pattern p = b->sparsity->pattern;
+    p.indptr = x->indptr;
+    p.index = x->indices;
+    p.indices = x->index_count;
+    p.bsr_heads = x->list_heads;
+    return p;
+}
+
+/* Without memory for it work items keep their order. */
+static void count_loads(Blocks *b) {
+    const attnc_pattern_lists *x = &b->lists;
+    Pattern p = listed(b);
+    Err e = {0};
+    if (is_bsr(b->sparsity) && !x->batch &&
+        !pattern_size(&p, x->seqlen_q, x->seqlen_k, &e))
+        b->loads = loads_make(&p, ATTNC_MASK_NONE, x->list_heads);
+}
+
 /* Blocks of entry i, the sequence's own lengths. */
 static int mark_entry(const Blocks *b, int64_t i, uint8_t *to, Err *e) {
     const attnc_pattern_lists *x = &b->lists;
@@ -222,11 +246,7 @@ static int mark_entry(const Blocks *b, int64_t i, uint8_t *to, Err *e) {
         x->batch ? x->cu_seqlens_q[i + 1] - x->cu_seqlens_q[i] : x->seqlen_q;
     int64_t nk =
         x->batch ? x->cu_seqlens_k[i + 1] - x->cu_seqlens_k[i] : x->seqlen_k;
-    Pattern p = b->sparsity->pattern;
-    p.indptr = x->indptr;
-    p.index = x->indices;
-    p.indices = x->index_count;
-    p.bsr_heads = x->list_heads;
+    Pattern p = listed(b);
     if (!nq || !nk || pattern_size(&p, nq, nk, e))
         return e->code;
     for (int64_t h = 0; h < lists && !e->code; h++)
@@ -248,6 +268,8 @@ static int fill(Blocks *b, const attnc_program *p, const attnc_pattern_lists *x,
         return no_memory(e);
     for (int64_t i = 0; i < (x->batch ? x->batch : 1) && !e->code; i++)
         mark_entry(b, i, to + i * b->array.stride[0], e);
+    if (!e->code)
+        count_loads(b);
     return e->code;
 }
 
@@ -393,4 +415,9 @@ int pattern_args(const Plan *p, attnc_args *a, attnc_array *room, Err *e) {
     a->tensors = room;
     a->tensor_count++;
     return 0;
+}
+
+const Loads *pattern_loads(const Plan *p, const attnc_args *a) {
+    const Loads *own = a->pattern ? a->pattern->blocks->loads : NULL;
+    return own ? own : spec_loads(&p->spec, a->seqlen_q, a->seqlen_k);
 }

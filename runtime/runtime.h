@@ -343,6 +343,8 @@ int args_check_tensors(const Plan *p, const attnc_args *a, Err *e);
 /* Adds the blocks of a->pattern to a->tensors, which becomes `room`, an array
  * of SPEC_TENSORS; nothing where there is none. */
 int pattern_args(const Plan *p, attnc_args *a, attnc_array *room, Err *e);
+/* How much of the launch's pattern lies where; NULL: it is not known. */
+const struct Loads *pattern_loads(const Plan *p, const attnc_args *a);
 
 /* ---- builtin.c --------------------------------------------------------- */
 

@@ -2,7 +2,7 @@
  * Patterns without a closed form through their lists: every target against f64
  * attention under the patterns' own definition, forward and backward. */
 #include "grad_case.h"
-#include "pattern.h"
+#include "order.h"
 #include "runtime.h"
 
 /* ---- targets ------------------------------------------------------------- */
@@ -398,6 +398,36 @@ static void equal_requests_share_and_launches_are_held_to_them(void **state) {
     data_free(&d);
 }
 
+/* One list is counted for all heads; packed sequences are not counted. */
+static void work_is_counted_from_the_lists(void **state) {
+    (void)state;
+    Case c = one_head();
+    Bsr b;
+    set_sparsity(&c.spec, "bsr block=16");
+    bsr_random(&c, &b, 1, 3);
+    Plan p = {.spec = c.spec};
+    attnc_args a = ATTNC_ARGS_INIT;
+    assert_null(pattern_loads(&p, &a));
+    a.pattern = object(contexts[0], &c.spec, &b.lists);
+    const Loads *l = pattern_loads(&p, &a);
+    assert_non_null(l);
+    int32_t columns[MOST_ROWS] = {0};
+    for (int32_t i = 0; i < b.lists.index_count; i++)
+        columns[b.index[i]]++;
+    for (int64_t r = 0; r < l->rows; r++)
+        assert_int_equal(l->count[r], b.indptr[r + 1] - b.indptr[r]);
+    for (int64_t e = 0; e < l->columns; e++)
+        assert_int_equal(l->count[l->rows + e], columns[e]);
+    attnc_pattern_release((attnc_pattern *)(uintptr_t)a.pattern);
+    const int32_t cu[] = {0, (int32_t)c.nq};
+    b.lists.batch = 1;
+    b.lists.cu_seqlens_q = b.lists.cu_seqlens_k = cu;
+    c.spec.varlen = 1;
+    a.pattern = object(contexts[0], &c.spec, &b.lists);
+    assert_null(pattern_loads(&p, &a));
+    attnc_pattern_release((attnc_pattern *)(uintptr_t)a.pattern);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lists_are_what_their_rule_says),
@@ -405,6 +435,7 @@ int main(void) {
         cmocka_unit_test(kernels_keep_the_golden_layouts),
         cmocka_unit_test(bad_lists_are_refused),
         cmocka_unit_test(equal_requests_share_and_launches_are_held_to_them),
+        cmocka_unit_test(work_is_counted_from_the_lists),
     };
     return cmocka_run_group_tests(tests, open_contexts, close_contexts);
 }

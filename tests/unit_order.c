@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Which work items of a pattern start first: counts against the pattern's
+ * definition, orders that are permutations, and what waits for the last one. */
+#include <stdlib.h>
+
+#include "order.h"
+#include "pattern_util.h"
+
+/* ---- counts ------------------------------------------------------------- */
+
+static void counts_are_those_of_the_definition(void **state) {
+    uint64_t *seed = *state;
+    for (int i = 0; i < 300; i++) {
+        Made m = random_pattern(seed, i);
+        Pattern p;
+        Err e = {0};
+        if (pattern_parse(m.text, 0, &p, &e) || p.kind == PATTERN_BSR)
+            continue;
+        p.block = m.block;
+        if (pattern_size(&p, m.nq, m.nk, &e))
+            continue;
+        Loads *l = loads_make(&p, ATTNC_MASK_NONE, 2);
+        assert_non_null(l);
+        for (int64_t h = 0; h < 2; h++) {
+            const int32_t *row = l->count + h * (l->rows + l->columns);
+            int64_t sum = 0;
+            for (int64_t a = 0; a < p.nbq; a++)
+                for (int64_t e2 = 0; e2 < p.nbk; e2++)
+                    sum += pattern_keep(&p, h, a, e2);
+            for (int64_t a = 0; a < p.nbq; a++) {
+                int64_t mine = 0;
+                for (int64_t e2 = 0; e2 < p.nbk; e2++)
+                    mine += pattern_keep(&p, h, a, e2);
+                assert_int_equal(row[a], mine);
+            }
+            for (int64_t c = 0; c < l->columns; c++)
+                sum -= row[l->rows + c];
+            assert_int_equal(sum, 0);
+        }
+        free(l);
+    }
+}
+
+static void lengths_seen_before_are_not_counted_again(void **state) {
+    (void)state;
+    attnc_spec s = spec("sparsity=\"longformer:window=5 block=32\"");
+    const Loads *l = spec_loads(&s, 640, 320);
+    assert_non_null(l);
+    assert_ptr_not_equal(spec_loads(&s, 320, 640), l);
+    assert_ptr_equal(spec_loads(&s, 640, 320), l);
+    attnc_spec causal = spec("mask=causal "
+                             "sparsity=\"longformer:window=5 block=32\"");
+    assert_ptr_not_equal(spec_loads(&causal, 640, 320), l);
+    attnc_spec listed = spec("sparsity=\"bsr block=32\"");
+    assert_null(spec_loads(&listed, 640, 320));
+}
+
+/* ---- launches ------------------------------------------------------------ */
+
+/* A step of a plan at its hinted lengths. */
+typedef struct Launch {
+    Plan plan;
+    const Step *step;
+    int64_t dims[DIM_COUNT], count;
+    Items items;
+    const Loads *loads;
+    Order order;
+} Launch;
+
+static void set_dims(const attnc_shape *h, int64_t dims[DIM_COUNT]) {
+    dims[DIM_ONE] = 1;
+    dims[DIM_BATCH] = h->batch;
+    dims[DIM_HEADS] = h->heads;
+    dims[DIM_KV_HEADS] = h->kv_heads;
+    dims[DIM_GROUP] = h->heads / h->kv_heads;
+    dims[DIM_SEQLEN_Q] = h->seqlen_q;
+    dims[DIM_SEQLEN_K] = h->seqlen_k;
+    dims[DIM_ROWS] = dims[DIM_GROUP] * h->seqlen_q;
+    dims[DIM_TOTAL_Q] = h->batch * h->seqlen_q;
+    dims[DIM_PARTS] = MOST_PARTS;
+}
+
+/* False: the step's items are alike. */
+static bool open_step(Launch *l, int step) {
+    const attnc_shape *h = &l->plan.shape;
+    l->step = &l->plan.step[step];
+    set_dims(h, l->dims);
+    l->count = extent_size(&l->step->grid, l->dims);
+    l->loads = spec_loads(&l->plan.spec, h->seqlen_q, h->seqlen_k);
+    if (!l->loads || !items_of(&l->plan, l->step, l->dims, &l->items))
+        return false;
+    order_make(&l->items, l->loads, h->kv_heads, l->count, &l->order);
+    return true;
+}
+
+static void make_plan(Launch *l, const char *arch, int cores, const char *spec_,
+                      const char *shape_) {
+    Device d = device(arch);
+    d.f32_tflops *= cores / d.cores;
+    d.cores = cores;
+    l->plan = plan_on(&d, spec_, shape_, NULL);
+}
+
+static double load_of(const Launch *l, int64_t item) {
+    int64_t blocks = items_blocks(&l->items), at = item / l->items.splits;
+    return items_load(&l->items, l->loads, at / blocks % l->dims[DIM_KV_HEADS],
+                      at % blocks);
+}
+
+/* Each item once, those that go first by falling load; none of twice the mean
+ * comes later. */
+static void check_order(const Launch *l) {
+    int64_t early =
+        l->order.period ? l->count / l->order.period * l->order.n : 0;
+    char *seen = calloc((size_t)l->count, 1);
+    double sum = 0, last = HUGE_VAL;
+    for (int64_t i = 0; i < l->count; i++)
+        sum += load_of(l, i);
+    for (int64_t i = 0; i < l->count; i++) {
+        int64_t item = order_item(&l->order, i);
+        double load = load_of(l, item);
+        assert_in_range(item, 0, l->count - 1);
+        assert_false(seen[item]++);
+        if (i < early)
+            assert_true(load <= last && load > 1.99 * sum / (double)l->count);
+        else if (l->order.n < ORDER_FIRST)
+            assert_true(load < 2.01 * sum / (double)l->count + 1e-9);
+        last = load;
+    }
+    free(seen);
+}
+
+static void orders_are_permutations(void **state) {
+    uint64_t *seed = *state;
+    static const char *const passes[] = {"fwd", "bwd"};
+    for (int i = 0; i < 120; i++) {
+        Made m = random_pattern(seed, i);
+        char text[256], sizes[160];
+        Pattern p;
+        Err e = {0};
+        int kv = 1 + below(seed, 3), group = 1 + below(seed, 3);
+        bool element =
+            pattern_parse(m.text, 0, &p, &e) || pattern_is_element(p.kind);
+        if (e.code || p.kind == PATTERN_BSR)
+            continue;
+        if (element)
+            sprintf(text, "pass=%s sparsity=\"%s\"", passes[i % 2], m.text);
+        else
+            sprintf(text, "pass=%s sparsity=\"%s block=%d\"", passes[i % 2],
+                    m.text, (int)m.block);
+        sprintf(sizes, "batch=%d heads=%d kv_heads=%d seqlen_q=%d seqlen_k=%d",
+                1 + below(seed, 3), kv * group, kv, (int)m.nq * 4,
+                (int)m.nk * 4);
+        Launch l = {0};
+        make_plan(&l, "avx2", 4, text, sizes);
+        for (int s = 0; s < l.plan.nstep; s++)
+            if (open_step(&l, s))
+                check_order(&l);
+    }
+}
+
+int main(void) {
+    uint64_t seed = 5;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_prestate(counts_are_those_of_the_definition, &seed),
+        cmocka_unit_test(lengths_seen_before_are_not_counted_again),
+        cmocka_unit_test_prestate(orders_are_permutations, &seed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
