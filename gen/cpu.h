@@ -108,11 +108,17 @@ void model_rows(const attnc_spec *s, const attnc_shape *h, const Device *d,
 
 /* ---- plan_cpu.c -------------------------------------------------------- */
 
-/* Keys per split, a power of two so that growing lengths share few kernels;
- * 0: not split. Splits pay when the rows cannot occupy the cores and the keys
- * are many. Under batch_invariant neither the batch nor a length that may be
- * another sequence's decides: the query rows do, and varlen never splits. */
-int cpu_split(const attnc_spec *s, const attnc_shape *h, const Device *d);
+/* Lengths of a split worth comparing, powers of two so that growing lengths
+ * share few kernels, 0 (not split) the first where there is a choice; at most
+ * 16. Splits pay when the rows cannot occupy the cores and the keys are many,
+ * or when a pattern's long rows would keep the others waiting. Under
+ * batch_invariant neither the batch nor a length that may be another
+ * sequence's decides: the query rows do, and varlen never splits. */
+int cpu_splits(const attnc_spec *s, const attnc_shape *h, const Device *d,
+               int out[16]);
+/* Parts of O for rows that do not need them are not worth more memory. */
+enum { SPLIT_BYTES = 1 << 28 };
+bool split_fits(const attnc_spec *s, const attnc_shape *h, int64_t split_k);
 
 /* ---- plan_bwd.c -------------------------------------------------------- */
 

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "program.h"
+#include "order.h"
 
 /* ---- the mask ---------------------------------------------------------- */
 
@@ -90,6 +90,8 @@ typedef struct Work {
     double met, part, block_met; /* shares of a pattern: of the tiles of micro
                                     rows at all, in part; of block_q rows */
     double elem;                 /* bytes of one element of Q, K, V, O */
+    double splits_met;           /* of a row that a pattern leaves a key */
+    double longest; /* keys of the item that has most; 0: items are alike */
 } Work;
 
 static double ceil_div(double a, double b) {
@@ -106,6 +108,25 @@ static double computed(const attnc_spec *s, const Tile *t, double seen) {
     if (!spec_has_mask(s))
         return blocks * whole + ceil_div(rest, keys) * keys;
     return seen * whole / block_k + keys / 2;
+}
+
+/* Splits of rows that lie together in which they see some key. */
+static double splits_met(const attnc_spec *s, const attnc_shape *h,
+                         int split_k) {
+    enum { TOGETHER = 64 };
+    double splits = model_parts(h, split_k), met, part;
+    spec_share(s, h, TOGETHER, split_k, &met, &part);
+    return fmax(1, splits * met);
+}
+
+static double longest(const attnc_spec *s, const attnc_shape *h,
+                      const Device *d, const Tile *t) {
+    const Loads *l = spec_loads(s, h->seqlen_q, h->seqlen_k);
+    const Lengths n = {h->heads / h->kv_heads, h->seqlen_q, h->seqlen_k};
+    Items items;
+    if (!l || !items_of(d, ROLE_fwd, t, &n, &items))
+        return 0;
+    return items_longest(&items, l, h->kv_heads) / (double)items.block;
 }
 
 static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
@@ -136,6 +157,8 @@ static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
     w.block_keys =
         w.block_met * model_key_span(s, h, queries) / (double)h->seqlen_q;
     w.elem = dtype_bytes(s->dtype);
+    w.splits_met = split_k ? splits_met(s, h, (int)split_k) : 1;
+    w.longest = longest(s, h, d, t);
     return w;
 }
 
@@ -153,7 +176,7 @@ static double dram_bytes(const attnc_spec *s, const attnc_shape *h,
            w->kv_heads * (double)h->seqlen_k * dims * w->elem + lse_bytes(h, w);
 }
 
-/* K and V once per block of rows, Q and O once (per split). */
+/* K and V once per block of rows, Q and O once (per split with a key). */
 static double sram_bytes(const attnc_spec *s, const attnc_shape *h,
                          const Work *w) {
     double dims = s->head_dim + s->head_dim_v;
@@ -162,7 +185,7 @@ static double sram_bytes(const attnc_spec *s, const attnc_shape *h,
     double o = w->kv_heads * w->rows * s->head_dim_v;
     if (w->splits == 1)
         return kv + q + o * w->elem + lse_bytes(h, w);
-    return kv + w->splits * (q + o * 4 + lse_bytes(h, w));
+    return kv + w->splits_met * (q + o * 4) + w->splits * lse_bytes(h, w);
 }
 
 /* ---- cycles ------------------------------------------------------------ */
@@ -183,7 +206,7 @@ static const double BLOCK_START = 60; /* a sub-block meets a key block */
 static const double DROPOUT = 7;
 static const double ADD_ACROSS = 3;  /* fitted: two shuffles, an addition */
 static const double FEW_START = 300; /* vecs=0: a row meets a key block */
-static const double ITEM_START = 500;
+static const double ITEM_START = 500, IDLE_ITEM = 300;
 /* A pattern: what it says of a tile; and of a vector of scores in a tile that
  * it cuts. */
 static const double VERDICT = 150, KEEP = 12;
@@ -280,8 +303,9 @@ static double total_cycles(const attnc_spec *s, const attnc_shape *h,
         vectors * (t->v[T_cpu_fwd_vecs] ? score_cycles
                                         : few_cycles)(s, d, t, w->pass_keys);
     double kv = w->kv_heads * w->blocks * w->block_keys * dims / w->lanes;
-    double rows = w->kv_heads * w->padded * w->splits * dims / w->lanes;
-    double items = w->kv_heads * w->blocks * w->splits;
+    double rows = w->kv_heads * w->padded * w->splits_met * dims / w->lanes;
+    double items = w->kv_heads * w->blocks * w->splits_met;
+    double idle = w->kv_heads * w->blocks * w->splits - items;
     double copies = s->dtype == ATTNC_F32 ? CROWDED : 1;
     double placed = t->v[T_cpu_fwd_copy_kv] ? copies * kv * COPY
                                             : CROWDED * CROWDED_LOSS * products;
@@ -290,7 +314,7 @@ static double total_cycles(const attnc_spec *s, const attnc_shape *h,
     double asked = w->blocks + w->block_met * w->padded / w->micro;
     double cut = w->kv_heads * w->padded * w->part * nk / w->lanes;
     return products + placed + rows * TRANSPOSE + items * ITEM_START +
-           cpu_pattern_cycles(s, tiles, asked, cut);
+           idle * IDLE_ITEM + cpu_pattern_cycles(s, tiles, asked, cut);
 }
 
 /* ---- time -------------------------------------------------------------- */
@@ -305,10 +329,16 @@ double cpu_cycles_per_ms(const Device *d) {
 /* How much longer than an even share the last core works. Equal items end in
  * whole waves, less even than that by JITTER of an item; unequal ones start
  * longest first, so what remains is a small item, but never less than the
- * longest. */
+ * longest, of which a split leaves split_k keys. */
 static double imbalance(const attnc_spec *s, const attnc_shape *h,
                         const Device *d, const Work *w) {
     double items = w->kv_heads * w->blocks * w->splits;
+    if (w->longest > 0) {
+        double keys = w->kv_heads * w->blocks * w->keys / d->cores;
+        double mean = w->keys / w->splits_met;
+        double most = fmax(w->longest / w->splits, mean);
+        return fmax(most, keys + 0.25 * mean) / keys;
+    }
     double share = items / d->cores;
     if (!spec_has_mask(s) || s->mask == ATTNC_MASK_WINDOW)
         return (ceil(share) + JITTER) / share;
@@ -365,15 +395,17 @@ double model_parts(const attnc_shape *h, int split_k) {
 static void cpu_combine(const attnc_spec *s, const attnc_shape *h,
                         const Device *d, const Tile *t, Figures *f) {
     double rows = (double)h->batch * (double)h->heads * (double)h->seqlen_q;
-    double splits = model_parts(h, t->v[T_cpu_combine_split_k]);
+    int split_k = t->v[T_cpu_combine_split_k];
+    double splits = model_parts(h, split_k);
+    double met = split_k ? splits_met(s, h, split_k) : splits;
     double row_blocks = ceil_div((double)(h->heads / h->kv_heads * h->seqlen_q),
                                  t->v[T_cpu_combine_rows]);
     f->dram_bytes = rows * (s->head_dim_v * dtype_bytes(s->dtype) + 4);
-    f->sram_bytes = f->dram_bytes + rows * splits * (s->head_dim_v + 1) * 4;
+    f->sram_bytes = f->dram_bytes + rows * (met * s->head_dim_v + splits) * 4;
     f->exp2s = rows * splits;
     f->items = (double)h->batch * (double)h->kv_heads * row_blocks;
     f->waves = ceil(f->items / d->cores);
-    double cycles = rows * splits * s->head_dim_v + f->items * ITEM_START;
+    double cycles = rows * met * s->head_dim_v + f->items * ITEM_START;
     double balance = f->waves * d->cores / f->items;
     f->compute_ms = balance * cycles / d->cores / cpu_cycles_per_ms(d);
     f->sram_ms = f->sram_bytes / d->llc_gbs * 1e-6;

@@ -3,7 +3,7 @@
  * steps that go over rows once. docs/io-model.md, "The backward". */
 #include <math.h>
 
-#include "program.h"
+#include "order.h"
 
 static const double GROUP_START = 6;    /* as in model.c */
 static const double SUM_ROUND_TRIP = 2; /* load, add, store a sum vector */
@@ -179,35 +179,73 @@ static double items(const Tile *t, const Work *w) {
     return w->kv_heads * (parts ? fmin(parts, w->chunks) : w->chunks);
 }
 
-/* The longest item over the mean one. Parts take chunks there and back; of
- * two passes the items are chunks, none longer than the first. */
-static double longest(const attnc_spec *s, const attnc_shape *h, const Tile *t,
-                      const Work *w) {
+/* Pairs of the keys `at` .. `end` - 1, a chunk. */
+static double chunk_pairs(const attnc_spec *s, const attnc_shape *h,
+                          const Loads *l, const Items *chunks, int64_t at,
+                          int64_t end) {
+    double pairs = 0;
+    int64_t heads = l && l->heads > 1 ? h->kv_heads : 1;
+    for (int64_t head = 0; l && head < heads; head++)
+        pairs += items_load(chunks, l, head, at / chunks->block);
+    return l ? pairs
+             : model_visible_below(s, h, end) - model_visible_below(s, h, at);
+}
+
+/* The longest part over the mean one. Parts take chunks there and back. */
+static double longest_part(const attnc_spec *s, const attnc_shape *h,
+                           const Device *d, const Tile *t, const Work *w) {
     enum { EVEN = 32 }; /* chunks of each part, with which all are alike */
     int64_t chunk_k = t->v[T_cpu_bwd_chunk_k], keys = h->seqlen_k, i = 0;
     int64_t n = (int64_t)(items(t, w) / w->kv_heads);
-    double all = fmax(model_visible(s, h), 1), most = 0, below = 0;
-    double pairs[MOST_PARTS] = {0};
-    if (!t->v[T_cpu_bwd_parts])
-        return model_visible_below(s, h, least(chunk_k, keys)) * n / all;
+    const Lengths lengths = {h->heads / h->kv_heads, h->seqlen_q, keys};
+    const Loads *l = spec_loads(s, h->seqlen_q, keys);
+    double all = 0, most = 0, pairs[MOST_PARTS] = {0};
+    Items chunks;
     if (w->chunks > EVEN * n)
         return 1;
+    items_of(d, ROLE_bwd_dkdv, t, &lengths, &chunks);
     for (int64_t lo = 0; lo < keys; lo += chunk_k, i++) {
-        double next = model_visible_below(s, h, least(lo + chunk_k, keys));
         int64_t p = i / n % 2 ? n - 1 - i % n : i % n;
-        pairs[p] += next - below;
+        double mine =
+            chunk_pairs(s, h, l, &chunks, lo, least(lo + chunk_k, keys));
+        all += mine;
+        pairs[p] += mine;
         most = fmax(most, pairs[p]);
-        below = next;
     }
-    return most * n / all;
+    return most * n / fmax(all, 1);
+}
+
+/* Of a step of two whose items a pattern makes differ. */
+static double step_balance(const attnc_shape *h, const Device *d, int role,
+                           const Tile *t, const Loads *l) {
+    const Lengths n = {h->heads / h->kv_heads, h->seqlen_q, h->seqlen_k};
+    Items x;
+    items_of(d, role, t, &n, &x);
+    double blocks = (double)items_blocks(&x), heads = (double)h->kv_heads;
+    double mean = items_total(&x, l, h->kv_heads) / heads / blocks;
+    double longest = items_longest(&x, l, h->kv_heads) / fmax(mean, 1);
+    double share = (double)h->batch * heads * blocks / d->cores;
+    return fmax(fmax(longest, 1), share + 0.25) / share;
 }
 
 /* How much longer than an even share the last core works: equal items end in
- * whole waves, of others the longest come first, for causal ones. */
+ * whole waves, of others the longest come first. Of two passes the items are
+ * chunks, then blocks of rows; under a mask no chunk is longer than the first.
+ */
 static double imbalance(const attnc_spec *s, const attnc_shape *h,
                         const Device *d, const Tile *t, const Work *w) {
-    double n = items(t, w), share = n / d->cores;
-    return fmax(ceil(share), longest(s, h, t, w)) / share;
+    double n = items(t, w), share = n / d->cores, longest;
+    const Loads *l = spec_loads(s, h->seqlen_q, h->seqlen_k);
+    int64_t chunk = least(t->v[T_cpu_bwd_chunk_k], h->seqlen_k);
+    if (l && !t->v[T_cpu_bwd_parts]) /* in proportion to their products */
+        return (4 * step_balance(h, d, ROLE_bwd_dkdv, t, l) +
+                3 * step_balance(h, d, ROLE_bwd_dq, t, l)) /
+               7;
+    longest = t->v[T_cpu_bwd_parts]
+                  ? longest_part(s, h, d, t, w)
+                  : model_visible_below(s, h, chunk) * n / w->kv_heads /
+                        fmax(model_visible(s, h), 1);
+    return fmax(ceil(share), longest) / share;
 }
 
 void model_bwd(const attnc_spec *s, const attnc_shape *h, const Device *d,

@@ -68,47 +68,53 @@ double items_longest(const Items *x, const Loads *l, int64_t kv_heads) {
     return longest;
 }
 
+double items_total(const Items *x, const Loads *l, int64_t kv_heads) {
+    int64_t heads = heads_of(l, kv_heads), blocks = items_blocks(x);
+    double sum = 0;
+    for (int64_t i = 0; i < heads * blocks; i++)
+        sum += items_load(x, l, i / blocks, i % blocks);
+    return sum * (double)(kv_heads / heads);
+}
+
 /* ---- items of steps ---------------------------------------------------- */
 
-static Items by_rows(const int64_t dims[DIM_COUNT], int64_t block) {
+static Items by_rows(const Lengths *n, int64_t block) {
     return (Items){.downwards = true,
-                   .group = dims[DIM_GROUP],
-                   .rows = dims[DIM_ROWS],
+                   .group = n->group,
+                   .rows = n->group * n->nq,
                    .block = block,
                    .splits = 1};
 }
 
-static Items by_keys(const int64_t dims[DIM_COUNT], int64_t block) {
+static Items by_keys(const Lengths *n, int64_t block) {
     return (Items){.by_keys = true,
-                   .group = dims[DIM_GROUP],
-                   .rows = dims[DIM_SEQLEN_K],
+                   .group = n->group,
+                   .rows = n->nk,
                    .block = block,
                    .splits = 1};
 }
 
-static Items forward(const Plan *p, const Tile *t,
-                     const int64_t dims[DIM_COUNT]) {
-    Items x = by_rows(dims, t->v[T_cpu_fwd_block_q]);
-    int64_t lanes = (int64_t)p->device.vector_bytes / 4;
+static Items forward(const Device *d, const Tile *t, const Lengths *n) {
+    Items x = by_rows(n, t->v[T_cpu_fwd_block_q]);
+    int64_t lanes = (int64_t)d->vector_bytes / 4;
     int split = t->v[T_cpu_fwd_split_k];
     x.unit = t->v[T_cpu_fwd_vecs] ? lanes * t->v[T_cpu_fwd_vecs] : 1;
-    x.splits = split ? (dims[DIM_SEQLEN_K] + split - 1) / split : 1;
+    x.splits = split ? (n->nk + split - 1) / split : 1;
     return x;
 }
 
-bool items_of(const Plan *p, const Step *s, const int64_t dims[DIM_COUNT],
+bool items_of(const Device *d, int role, const Tile *t, const Lengths *n,
               Items *out) {
-    const Tile *t = &s->tile;
     bool builtin = t->family == TILE_builtin, cpu = t->family == TILE_cpu_bwd;
     *out = (Items){0};
     if (t->family == TILE_cpu_fwd)
-        *out = forward(p, t, dims);
-    else if (s->role == ROLE_bwd_dkdv && (builtin || cpu))
-        *out = by_keys(dims, builtin ? BUILTIN_KEYS : t->v[T_cpu_bwd_chunk_k]);
-    else if (s->role == ROLE_bwd_dq && (builtin || cpu))
-        *out = by_rows(dims, builtin ? BUILTIN_ROWS : t->v[T_cpu_bwd_block_q]);
-    else if (s->role == ROLE_fwd && builtin)
-        *out = by_rows(dims, BUILTIN_ROWS);
+        *out = forward(d, t, n);
+    else if (role == ROLE_bwd_dkdv && (builtin || cpu))
+        *out = by_keys(n, builtin ? BUILTIN_KEYS : t->v[T_cpu_bwd_chunk_k]);
+    else if (role == ROLE_bwd_dq && (builtin || cpu))
+        *out = by_rows(n, builtin ? BUILTIN_ROWS : t->v[T_cpu_bwd_block_q]);
+    else if (role == ROLE_fwd && builtin)
+        *out = by_rows(n, BUILTIN_ROWS);
     return out->block && items_blocks(out) > 1;
 }
 

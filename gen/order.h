@@ -18,6 +18,10 @@ typedef struct Loads {
     int32_t count[];
 } Loads;
 
+typedef struct Lengths {
+    int64_t group, nq, nk; /* group: query heads that share a key head */
+} Lengths;
+
 /* How work items share out the rows, or the keys, of a kv head. */
 typedef struct Items {
     bool by_keys, downwards; /* the first item has the last rows */
@@ -57,8 +61,10 @@ int64_t items_blocks(const Items *x);
 double items_load(const Items *x, const Loads *l, int64_t kv_head, int64_t i);
 /* Of the item that has most. */
 double items_longest(const Items *x, const Loads *l, int64_t kv_heads);
-/* Of a step of a CPU plan; false: its items are alike, or few. */
-bool items_of(const Plan *p, const Step *s, const int64_t dims[DIM_COUNT],
+/* Of all items of a batch entry. */
+double items_total(const Items *x, const Loads *l, int64_t kv_heads);
+/* Of a step for a CPU at these lengths; false: its items are alike, or one. */
+bool items_of(const Device *d, int role, const Tile *t, const Lengths *n,
               Items *out);
 /* Of `count` items those go first whose load is clearly above the mean. */
 void order_make(const Items *x, const Loads *l, int64_t kv_heads, int64_t count,

@@ -225,10 +225,11 @@ static void read_table(const char *text, const int *families, Fixed *out,
 
 /* The best tiles' time with keys split like this, all steps. */
 static double time_split(const Choice *c, int split_k) {
+    attnc_shape h = planning_shape(c->p);
     double ms = 0;
     for (int i = 0; i < (split_k ? 2 : 1); i++) {
         int family = c->families[i];
-        Search f = new_search(c->p, &c->p->shape, family, &c->pin, split_k);
+        Search f = new_search(c->p, &h, family, &c->pin, split_k);
         f.pins = c->pins;
         if (!search(&f, family))
             return HUGE_VAL;
@@ -241,11 +242,13 @@ static double time_split(const Choice *c, int split_k) {
 /* A second step has to promise more than the model may err by. */
 static const double SPLIT_GAIN = 0.9, DQ_GAIN = 0.9;
 
-/* On a GPU the model compares: filling the chip costs the second step. */
-static int split_cuda(const Choice *c) {
+/* The model compares: filling the chip costs the second step. */
+static int split_by_model(const Choice *c) {
     const Plan *p = c->p;
+    attnc_shape h = planning_shape(p);
     int lengths[16];
-    int n = cuda_splits(&p->spec, &p->shape, &p->device, lengths);
+    int n = (p->device.kind == DEVICE_CPU ? cpu_splits : cuda_splits)(
+        &p->spec, &h, &p->device, lengths);
     int best = lengths[0];
     double least = n > 1 ? SPLIT_GAIN * time_split(c, best) : 0;
     for (int i = 1; i < n; i++) {
@@ -295,10 +298,7 @@ static int split_of(const Choice *c) {
         if (fixed_has(by[i], family, field))
             return by[i]->tile[family].v[field];
     }
-    if (c->p->device.kind != DEVICE_CPU)
-        return family == TILE_mma_dkdv ? choose_dq(c) : split_cuda(c);
-    attnc_shape h = planning_shape(c->p);
-    return cpu_split(&c->p->spec, &h, &c->p->device);
+    return family == TILE_mma_dkdv ? choose_dq(c) : split_by_model(c);
 }
 
 /* A pin for a step that the plan does not have would do nothing. */

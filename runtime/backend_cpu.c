@@ -134,11 +134,12 @@ static void zero_bufs(const Plan *p, const Layout *l, char *workspace) {
  * Packed sequences have lengths of their own: theirs stay as they are. */
 static void order_step(const Plan *p, const Step *s, const attnc_args *a,
                        const int64_t dims[DIM_COUNT], Job *j) {
+    const Lengths n = {dims[DIM_GROUP], a->seqlen_q, a->seqlen_k};
     Items items;
     const Loads *loads;
     j->order.period = 0;
     if (!p->spec.sparsity || p->spec.varlen || j->count <= j->workers ||
-        !items_of(p, s, dims, &items))
+        !items_of(&p->device, s->role, &s->tile, &n, &items))
         return;
     loads = pattern_loads(p, a);
     if (loads)

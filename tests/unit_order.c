@@ -5,6 +5,7 @@
 
 #include "order.h"
 #include "pattern_util.h"
+#include "program_intern.h"
 
 /* ---- counts ------------------------------------------------------------- */
 
@@ -87,7 +88,9 @@ static bool open_step(Launch *l, int step) {
     set_dims(h, l->dims);
     l->count = extent_size(&l->step->grid, l->dims);
     l->loads = spec_loads(&l->plan.spec, h->seqlen_q, h->seqlen_k);
-    if (!l->loads || !items_of(&l->plan, l->step, l->dims, &l->items))
+    const Lengths n = {l->dims[DIM_GROUP], h->seqlen_q, h->seqlen_k};
+    if (!l->loads || !items_of(&l->plan.device, l->step->role, &l->step->tile,
+                               &n, &l->items))
         return false;
     order_make(&l->items, l->loads, h->kv_heads, l->count, &l->order);
     return true;
@@ -159,12 +162,137 @@ static void orders_are_permutations(void **state) {
     }
 }
 
+/* ---- many cores ---------------------------------------------------------- */
+
+enum { SIDE = 64, MOST_SIDES = 256 };
+
+/* Blocks of head 0, by the definition. */
+static void draw_map(const Launch *l, bool map[MOST_SIDES][MOST_SIDES]) {
+    Pattern p = l->plan.spec.sparsity->pattern;
+    Err e = {0};
+    assert_int_equal(p.block, SIDE);
+    assert_int_equal(
+        pattern_size(&p, l->dims[DIM_SEQLEN_Q], l->dims[DIM_SEQLEN_K], &e), 0);
+    for (int64_t a = 0; a < p.nbq; a++)
+        for (int64_t b = 0; b < p.nbk; b++)
+            map[a][b] = pattern_keep(&p, 0, a, b);
+}
+
+/* Keys between lo and hi, in tiles, that some row of q0 .. q1 - 1 sees. */
+static double keys_met(bool map[MOST_SIDES][MOST_SIDES], int64_t q0, int64_t q1,
+                       int64_t lo, int64_t hi, int64_t tile) {
+    double keys = 0;
+    for (int64_t k = lo; k < hi; k += tile) {
+        bool met = false;
+        for (int64_t a = q0 / SIDE; a * SIDE < q1; a++)
+            for (int64_t b = k / SIDE; b * SIDE < k + tile; b++)
+                met = met || map[a][b];
+        keys += met ? (double)tile : 0;
+    }
+    return keys;
+}
+
+/* What the kernel computes for item `item` of a forward: whole register tiles
+ * of rows against whole tiles of keys. */
+static double cost_of(const Launch *l, bool map[MOST_SIDES][MOST_SIDES],
+                      int64_t item) {
+    const int32_t *v = l->step->tile.v;
+    int64_t blocks = items_blocks(&l->items), unit = l->items.unit;
+    int64_t nk = l->dims[DIM_SEQLEN_K], split = v[T_cpu_fwd_split_k];
+    int64_t lo = split ? item % l->items.splits * split : 0;
+    int64_t hi = split && lo + split < nk ? lo + split : nk;
+    int64_t b = blocks - 1 - item / l->items.splits % blocks;
+    int64_t units = (l->items.rows + unit - 1) / unit;
+    double cost = 0;
+    for (int64_t u = units * b / blocks; u < units * (b + 1) / blocks; u++) {
+        int64_t end = (u + 1) * unit;
+        end = end < l->items.rows ? end : l->items.rows;
+        cost += (double)unit *
+                keys_met(map, u * unit, end, lo, hi, v[T_cpu_fwd_block_k]);
+    }
+    return cost;
+}
+
+/* The first core that is free takes the next item; when is the last done? */
+static double last_done(const Launch *l, const double *cost, int cores) {
+    double at[64] = {0}, last = 0;
+    for (int64_t i = 0; i < l->count; i++) {
+        int first = 0;
+        for (int c = 1; c < cores; c++)
+            first = at[c] < at[first] ? c : first;
+        at[first] += cost[order_item(&l->order, i)];
+        last = at[first] > last ? at[first] : last;
+    }
+    return last;
+}
+
+/* Planned for so many cores, none is left waiting for a global row: they end
+ * within a tenth of what is possible, and an item of the usual length. */
+static void cores_do_not_wait_for_global_rows(void **state) {
+    static bool map[MOST_SIDES][MOST_SIDES];
+    static const char *const texts[] = {"longformer", "orig-bigbird:random=0",
+                                        "butterfly:m=3,global=1"};
+    (void)state;
+    for (int i = 0; i < 12; i++) {
+        int cores = i % 2 ? 16 : 64;
+        char text[96], sizes[96];
+        Launch l = {0};
+        sprintf(text, "sparsity=\"%s block=64\"", texts[i % 3]);
+        sprintf(sizes, "heads=%d kv_heads=%d seqlen_q=16384 seqlen_k=16384",
+                i < 6 ? 1 : 4, i < 6 ? 1 : 4);
+        make_plan(&l, "avx512", cores, text, sizes);
+        assert_true(open_step(&l, 0));
+        draw_map(&l, map);
+        double *cost = malloc((size_t)l.count * sizeof *cost);
+        double sum = 0, longest = 0;
+        int64_t some = 0;
+        for (int64_t n = 0; n < l.count; n++) {
+            cost[n] = cost_of(&l, map, n);
+            sum += cost[n];
+            some += cost[n] > 0;
+            longest = cost[n] > longest ? cost[n] : longest;
+        }
+        double least = sum / cores > longest ? sum / cores : longest;
+        double last = last_done(&l, cost, cores), mean = sum / (double)some;
+        assert_true(last <= 1.1 * least + mean);
+        free(cost);
+    }
+}
+
+/* Not where enough items keep the cores at work, nor for parts of O larger
+ * than they are worth. */
+static void keys_are_split_where_cores_would_wait(void **state) {
+    (void)state;
+    static const struct {
+        const char *more, *sizes;
+        int cores, role;
+    } cases[] = {
+        {"", "heads=1 kv_heads=1 seqlen_q=16384 seqlen_k=16384", 64,
+         ROLE_fwd_split},
+        {"", "heads=1 kv_heads=1 seqlen_q=16384 seqlen_k=16384", 2, ROLE_fwd},
+        {"", "heads=64 kv_heads=64 seqlen_q=4096 seqlen_k=4096", 64, ROLE_fwd},
+        {"", "batch=64 seqlen_q=65536 seqlen_k=65536", 1024, ROLE_fwd},
+        {"batch_invariant=1 ", "heads=1 kv_heads=1 seqlen_q=16384", 64,
+         ROLE_fwd},
+        {"varlen=1 ", "heads=1 kv_heads=1 seqlen_q=16384", 64, ROLE_fwd},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Launch l = {0};
+        char text[96];
+        sprintf(text, "%ssparsity=\"longformer block=64\"", cases[i].more);
+        make_plan(&l, "avx512", cases[i].cores, text, cases[i].sizes);
+        assert_int_equal(l.plan.step[0].role, cases[i].role);
+    }
+}
+
 int main(void) {
     uint64_t seed = 5;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_prestate(counts_are_those_of_the_definition, &seed),
         cmocka_unit_test(lengths_seen_before_are_not_counted_again),
         cmocka_unit_test_prestate(orders_are_permutations, &seed),
+        cmocka_unit_test(cores_do_not_wait_for_global_rows),
+        cmocka_unit_test(keys_are_split_where_cores_would_wait),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
