@@ -28,6 +28,7 @@ typedef struct CudaBwd {
     int blocks;        /* of an SM it is compiled for */
     int split;         /* 1: dK and dV of the same keys in two warps */
     int dq;            /* enum cuda_dq */
+    int regs;          /* own rows in registers: 1 V or dO; 2 K or Q as well */
 } CudaBwd;
 
 bool cuda_is_bwd(int family);

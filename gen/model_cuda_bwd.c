@@ -92,15 +92,16 @@ static double dq_bytes(const CudaBwd *b, const CudaBwdSmem *m, double elem) {
     return b->dq == DQ_APART ? 0 : elem * (reads + b->own * b->other);
 }
 
-/* Fragments of own rows and of the others in two products, of the others
- * again in the sums; every warp reads them. */
+/* Fragments of own rows, as far as they are not held, and of the others in two
+ * products, of the others again in the sums; every warp reads them. */
 static void mma_step(const CudaBwd *b, const CudaBwdSmem *m, double elem,
                      double k, Step1 *c) {
     double dims = (double)(m->dim + m->dim_v), warps = b->warps;
+    double read = b->regs == 2 ? 0 : b->regs ? (double)m->dim : dims;
     double sums =
         (double)(b->by_keys && !b->split ? m->dim + m->dim_v : m->dim);
     double bytes =
-        warps * elem * (b->rows * dims + b->other * dims + b->other * sums) +
+        warps * elem * (b->rows * read + b->other * dims + b->other * sums) +
         dq_bytes(b, m, elem);
     double flops = pair_flops(b, (double)m->dim, (double)m->dim_v);
     c->smem = bytes + b->other * dims * elem;
@@ -173,6 +174,8 @@ static void main_step(const attnc_spec *s, const attnc_shape *h,
     double out = b.by_keys ? dims : s->head_dim;
     double cycles = step_cycles(&b, &c, w.resident);
     double share = ceil(w.items / d->cores / w.resident) * w.resident;
+    /* Own rows are held before the first step's others are asked for. */
+    double start = BLOCK_START + (b.regs ? LATENCY : 0);
     f->flops = w.heads * w.visible * pair_flops(&b, s->head_dim, s->head_dim_v);
     f->exp2s = w.heads * w.visible;
     f->dram_bytes =
@@ -191,7 +194,7 @@ static void main_step(const attnc_spec *s, const attnc_shape *h,
     f->issue_ms = c.issue * all;
     f->smem_ms = c.smem * all;
     f->compute_ms =
-        share * (w.steps * cycles + BLOCK_START / w.resident) / per_ms +
+        share * (w.steps * cycles + start / w.resident) / per_ms +
         lag_steps(s, d, &b, &w) * (cycles * w.resident + LATENCY) / per_ms;
     f->sram_ms = f->sram_bytes / d->llc_gbs * 1e-6;
     f->dram_ms = f->dram_bytes / d->dram_gbs * 1e-6;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The tile families of the backward on GPUs: legality and the search space. */
-#include "gen.h"
+#include "program.h"
 
 enum { WARP = 32, BLOCK_THREADS = 1024 };
 
@@ -24,7 +24,10 @@ CudaBwd cuda_bwd_of(const Tile *t) {
         .stages = v[4],
         .blocks = v[5],
         .split = t->family == TILE_mma_dkdv ? v[T_mma_dkdv_split] : 0,
-        .dq = t->family == TILE_mma_dkdv ? v[T_mma_dkdv_dq] : DQ_APART};
+        .dq = t->family == TILE_mma_dkdv ? v[T_mma_dkdv_dq] : DQ_APART,
+        .regs = t->family == TILE_mma_dkdv ? v[T_mma_dkdv_kv_regs]
+                : t->family == TILE_mma_dq ? v[T_mma_dq_q_do_regs]
+                                           : 0};
 }
 
 static void set(Tile *t, const CudaBwd *b) {
@@ -35,7 +38,10 @@ static void set(Tile *t, const CudaBwd *b) {
     if (t->family == TILE_mma_dkdv) {
         t->v[T_mma_dkdv_split] = b->split;
         t->v[T_mma_dkdv_dq] = b->dq;
+        t->v[T_mma_dkdv_kv_regs] = b->regs;
     }
+    if (t->family == TILE_mma_dq)
+        t->v[T_mma_dq_q_do_regs] = b->regs;
 }
 #define SAME_PLACES(family, own, other)                                        \
     _Static_assert(T_##family##_##own == 0 && T_##family##_##other == 1,       \
@@ -67,9 +73,29 @@ void cuda_bwd_dq_share(const CudaBwd *b, int64_t dim, int *m, int *n) {
     *n = (up(dim, 16) / 16 + n_warps - 1) / n_warps;
 }
 
+/* Where own rows of 16 bits are held, ptxas fits so many more than it needs
+ * elsewhere into the most a thread may have: K and V of d 128, 296 into 255, no
+ * spill on sm_80 to sm_120 under a causal mask; sm_75 spills. What a score is
+ * made of besides needs FEATURE each. */
+enum { MOST_REGISTERS = 255, HELD_FIT = 41, FEATURE = 8 };
+
+static int held_fit(const attnc_spec *s, const Device *d) {
+    int features = (s->alibi != 0) + (s->softcap != 0) + (s->dropout != 0) +
+                   (s->mask > ATTNC_MASK_CAUSAL);
+    if (s->dtype == ATTNC_F32 || d->mma_k < 16 || spec_has_programs(s))
+        return 0;
+    return HELD_FIT - FEATURE * features;
+}
+
+/* Own rows as fragments, 4 registers for 32 bytes of 16 rows. */
+static int held_registers(const CudaBwd *b, const CudaBwdSmem *m, int elem) {
+    int64_t dims = (b->regs > 0 ? m->dim_v : 0) + (b->regs > 1 ? m->dim : 0);
+    return (int)dims * elem / 8;
+}
+
 /* Per m16 tile of rows: 4 registers for each n8 tile of sums and scores, and
  * of dP; fragments of both operands. Those of dQ take the place of scores. */
-static int mma_registers(const CudaBwd *b, const CudaBwdSmem *m) {
+static int mma_registers(const CudaBwd *b, const CudaBwdSmem *m, int elem) {
     int tiles = b->rows / 16, dim = (int)m->dim, dim_v = (int)m->dim_v;
     int sums = !b->by_keys ? dim
                : b->split  ? (dim > dim_v ? dim : dim_v)
@@ -78,7 +104,7 @@ static int mma_registers(const CudaBwd *b, const CudaBwdSmem *m) {
     cuda_bwd_dq_share(b, m->dim, &dq_m, &dq_n);
     if (b->dq != DQ_APART && dq_m * (8 * dq_n + 4) > pairs)
         pairs = dq_m * (8 * dq_n + 4);
-    return tiles * sums / 2 + pairs + 8;
+    return tiles * sums / 2 + pairs + 8 + tiles * held_registers(b, m, elem);
 }
 
 /* A thread has a quarter of the warp's rows, an eighth of the others. */
@@ -94,8 +120,11 @@ int cuda_bwd_registers(const attnc_spec *s, const Device *d, const Tile *t) {
     if (t->family == TILE_cuda_rows)
         return OTHER_REGISTERS;
     cuda_bwd_smem(s, d, t, &m);
-    return b.mma ? mma_registers(&b, &m) + MMA_REGISTERS
-                 : fma_registers(&b, &m) + FMA_REGISTERS;
+    if (!b.mma)
+        return fma_registers(&b, &m) + FMA_REGISTERS;
+    int all = mma_registers(&b, &m, dtype_bytes(s->dtype)) + MMA_REGISTERS;
+    bool fits = b.regs && all <= MOST_REGISTERS + held_fit(s, d);
+    return fits && all > MOST_REGISTERS ? MOST_REGISTERS : all;
 }
 
 /* ---- legality ----------------------------------------------------------- */
@@ -150,6 +179,7 @@ static bool in_ranges(const Tile *t, const CudaBwd *b, char why[TILE_WHY]) {
         {tile_field_name(f, 5), b->blocks, 1, 32},
         {"split", b->split, 0, 1},
         {"dq", b->dq, 0, DQ_WAYS - 1},
+        {b->by_keys ? "kv_regs" : "q_do_regs", b->regs, 0, 2},
     };
     return tile_in_ranges(ranges, sizeof ranges / sizeof *ranges, why) &&
            tile_whole(tile_field_name(f, 3), b->rows, "", unit, why) &&
@@ -224,15 +254,30 @@ static bool short_enough(const Walk *w, const CudaBwd *b) {
            body <= (flops < SHORT_LAUNCH ? BODY_SHORT : BODY_MOST);
 }
 
+/* With as many own rows in registers as fit, for none of these is read again;
+ * and with none. */
+static bool walk_held(const Walk *w, CudaBwd *b) {
+    char why[TILE_WHY];
+    for (b->regs = b->mma ? 2 : 0; b->regs > 0; b->regs--) {
+        set(w->t, b);
+        if (cuda_bwd_legal(w->s, w->d, w->t, why)) {
+            w->fn(w->user, w->t);
+            break;
+        }
+    }
+    bool some = b->regs > 0;
+    b->regs = 0;
+    set(w->t, b);
+    w->fn(w->user, w->t);
+    return some || cuda_bwd_legal(w->s, w->d, w->t, why);
+}
+
 static void walk_variants(const Walk *w, CudaBwd *b) {
     static const int blocks[] = {1, 2, 3, 4};
-    char why[TILE_WHY];
     for (b->stages = 1; b->stages <= 2; b->stages++)
         for (int i = 0; i < 4; i++) {
             b->blocks = blocks[i];
-            set(w->t, b);
-            w->fn(w->user, w->t);
-            if (!cuda_bwd_legal(w->s, w->d, w->t, why))
+            if (!walk_held(w, b))
                 break;
         }
 }
@@ -274,5 +319,6 @@ void cuda_bwd_safe(Tile *t) {
     b.rows = b.other = unit;
     b.own = 2 * unit / (1 + b.split);
     b.stages = b.blocks = 1;
+    b.regs = 0;
     set(t, &b);
 }

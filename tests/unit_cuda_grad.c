@@ -84,7 +84,8 @@ typedef struct Pinned {
     const char *tile;
 } Pinned;
 
-/* Warps that share keys; rows of 32; one stage and two; every page width. */
+/* Warps that share keys; rows of 32; one stage and two; every page width; own
+ * rows in registers. */
 static const Pinned pinned[] = {
     {1, ATTNC_F16, 64, 0, "block_k=32,rows=32,warps=1,block_q=32,stages=2"},
     {1, ATTNC_F16, 64, 48, "block_k=64,rows=16,warps=4,block_q=16,stages=1"},
@@ -98,6 +99,16 @@ static const Pinned pinned[] = {
     {1, ATTNC_F32, 64, 40, "split=0,block_k=32,warps=2,rows=16,block_q=16"},
     {2, ATTNC_F32, 24, 0, "split=1,block_k=32,warps=4,rows=16,block_q=32"},
     {3, ATTNC_F32, 256, 0, NULL},
+    {1, ATTNC_F16, 64, 24,
+     "kv_regs=2,block_k=32,warps=2,rows=16,block_q=32,stages=2,q_do_regs=1"},
+    {2, ATTNC_BF16, 128, 0,
+     "kv_regs=1,split=1,block_k=32,warps=4,rows=16,block_q=16,q_do_regs=2"},
+    {OLD, ATTNC_F16, 24, 72,
+     "kv_regs=2,block_k=64,warps=2,rows=32,block_q=16,stages=1,q_do_regs=2"},
+    {1, ATTNC_F32, 40, 64,
+     "kv_regs=1,block_k=32,warps=2,rows=16,block_q=16,q_do_regs=2"},
+    {3, ATTNC_F32, 24, 0,
+     "kv_regs=2,block_k=32,warps=2,rows=16,block_q=32,q_do_regs=1"},
 };
 
 static void tiles_of_any_kind_agree(void **state) {

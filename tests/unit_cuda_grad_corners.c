@@ -20,6 +20,10 @@ static const Kind kinds[] = {
     {OLD, ATTNC_F16, 24, 40, NULL},
     {2, ATTNC_F32, 24, 20, NULL},
     {3, ATTNC_F16, 24, 24, "dq=2,block_k=32,warps=2,rows=16,block_q=32"},
+    {1, ATTNC_F16, 40, 24,
+     "dq=2,kv_regs=2,block_k=32,warps=2,rows=16,block_q=32"},
+    {2, ATTNC_BF16, 24, 40,
+     "kv_regs=2,block_k=32,warps=2,rows=16,block_q=16,q_do_regs=2"},
     {OLD, ATTNC_F16, 32, 24, "dq=1,block_k=128,warps=4,rows=32,block_q=16", 96},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };

@@ -29,6 +29,12 @@ static const Way ways[] = {
      "dq=2,split=1,block_k=16,warps=2,rows=16,block_q=16,stages=2"},
     {OLD, ATTNC_F16, 40, 0, 0,
      "dq=2,block_k=32,warps=2,rows=16,block_q=16,stages=1"},
+    {1, ATTNC_BF16, 48, 64, 64,
+     "dq=1,kv_regs=2,block_k=64,warps=4,rows=16,block_q=32,stages=2"},
+    {3, ATTNC_F16, 64, 32, 0,
+     "dq=2,kv_regs=2,block_k=32,warps=2,rows=16,block_q=32,stages=2"},
+    {OLD, ATTNC_F16, 40, 0, 0,
+     "dq=2,kv_regs=1,block_k=32,warps=2,rows=16,block_q=16,stages=1"},
     {1, ATTNC_F16, 16, 0, 0,
      "dq=3,block_k=32,warps=2,rows=16,block_q=32,stages=2"},
 };

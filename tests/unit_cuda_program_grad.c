@@ -59,6 +59,9 @@ static const char *const tiles[] = {
     "block_k=16,block_q=8,warps=2,rows=8,stages=2,"
     "dq_block_q=16,dq_block_k=16,dq_warps=1,dq_rows=16,dq_stages=2",
     "block_k=32,block_q=16,warps=2,rows=16,stages=2,dq=2",
+    "block_k=32,block_q=16,warps=2,rows=16,stages=2,dq=2,kv_regs=2",
+    "block_k=32,block_q=16,warps=2,rows=16,stages=2,kv_regs=1,"
+    "dq_block_q=32,dq_block_k=16,dq_warps=2,dq_rows=16,q_do_regs=2",
     "block_k=32,block_q=16,warps=2,rows=16,stages=1,dq=3",
     "block_k=128,block_q=16,warps=4,rows=32,stages=2,dq=1",
     NULL};

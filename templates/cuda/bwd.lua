@@ -45,7 +45,7 @@ for name in ([[
     step draw_kept odd_sum add_odd
     word_of bits_1 bits_2 to_tf32
     DS DQ_M DQ_N DQ_UNITS DQ_PITCH ds_at put_ds dq_unit dq_first sum_dq put_dq turn_of give_dq
-    clear_odd_own take_item Turn step_verdict next_step bend RowIds row_ids
+    clear_odd_own take_item Own load_own Turn step_verdict next_step bend RowIds row_ids
 ]]):gmatch("%S+") do bwd_names[#bwd_names + 1] = name end
 
 function bwd_tile(name, tensor, dim, kept, rows, pitch)
@@ -54,6 +54,7 @@ function bwd_tile(name, tensor, dim, kept, rows, pitch)
     local x = { name = name, tensor = tensor, dim = dim, kept = kept, rows = rows,
         pitch = pitch, gradient = gradient[tensor] or "none" }
     x.bytes, x.kept_bytes = dim * elem_bytes, kept * elem_bytes
+    x.whole, x.tail = x.kept_bytes // 32, x.kept_bytes % 32 == 16 -- steps of 32 bytes
     x.align = math.max(align[tensor], elem_bytes)
     x.size = mma_family and 16 or 4 * elem_bytes -- of a chunk, where it comes from
     x.async = D.cp_async == 1 and x.align >= 4 and x.size == 16
@@ -84,6 +85,8 @@ function enter_step(a_step)
     warp_rows, stages = T.rows or T.dq_rows, T.stages or T.dq_stages
     least_blocks = T.blocks or T.dq_blocks
     pairs_of_warps = T.split == 1
+    own_regs = T.kv_regs or T.q_do_regs or 0
+    in_regs = { own_regs == 2, own_regs > 0 } -- own rows, by tile
     mma_family = L.pitch1 == 0
     variants = not mma_family and { "bwd_fma" }
         or precise and { "bwd_tf32", "bwd_mma" } or { "bwd_mma" }
