@@ -93,7 +93,14 @@ enum tile_index {
 
 /* ---- tensors that programs read (program.h) ---------------------------- */
 
-enum program_dtype { ARRAY_F16, ARRAY_F32, ARRAY_I32, ARRAY_BOOL };
+enum program_dtype {
+    ARRAY_F16,
+    ARRAY_F32,
+    ARRAY_I32,
+    ARRAY_BOOL,
+    ARRAY_BITS, /* bools, 32 to a little-endian word */
+    ARRAY_DTYPES
+};
 enum {
     PROGRAM_NAME = 32,
     PROGRAM_RANK = 4,

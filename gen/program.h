@@ -95,8 +95,10 @@ typedef struct OperandRow {
 extern const OpRow program_ops[OPS];
 extern const OperandRow program_operands[OPERANDS];
 const char *program_type_name(int type);   /* bool int float */
-const char *program_dtype_name(int dtype); /* f16 f32 i32 bool */
+const char *program_dtype_name(int dtype); /* f16 f32 i32 bool bits */
 int program_dtype_type(int dtype);
+/* What so many elements in a row take; of bits whole words. */
+int64_t program_dtype_bytes(int dtype, int64_t elements);
 /* Index of the tensor of that name, or -1. */
 int program_find_tensor(const Program *p, const char *name, size_t len);
 void program_free(Program *p);
@@ -169,7 +171,8 @@ void program_c_value(const Program *p, const int *roots, int nroots,
 
 /* ---- program_eval.c ---------------------------------------------------- */
 
-/* A tensor on the host; strides in elements. */
+/* A tensor on the host; strides in elements: of bits, too, a multiple of 32
+ * but in the last dim, where it is 1. */
 typedef struct ProgramArray {
     const void *at;
     int dtype;

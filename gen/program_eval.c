@@ -29,6 +29,8 @@ double program_array_read(const ProgramArray *a, int rank,
         return (double)((const float *)a->at)[at];
     case ARRAY_I32:
         return ((const int32_t *)a->at)[at];
+    case ARRAY_BITS:
+        return ((const uint32_t *)a->at)[at >> 5] >> (at & 31) & 1;
     default:
         return ((const uint8_t *)a->at)[at] != 0;
     }

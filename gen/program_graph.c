@@ -27,14 +27,21 @@ const char *program_type_name(int type) {
 }
 
 const char *program_dtype_name(int dtype) {
-    static const char *const names[] = {"f16", "f32", "i32", "bool"};
+    static const char *const names[] = {"f16", "f32", "i32", "bool", "bits"};
     return names[dtype];
 }
 
 int program_dtype_type(int dtype) {
-    return dtype == ARRAY_BOOL  ? TYPE_BOOL
+    return dtype >= ARRAY_BOOL  ? TYPE_BOOL
            : dtype == ARRAY_I32 ? TYPE_INT
                                 : TYPE_FLOAT;
+}
+
+int64_t program_dtype_bytes(int dtype, int64_t elements) {
+    static const int bytes[ARRAY_DTYPES] = {
+        [ARRAY_F16] = 2, [ARRAY_F32] = 4, [ARRAY_I32] = 4, [ARRAY_BOOL] = 1};
+    return dtype == ARRAY_BITS ? (elements + 31) / 32 * 4
+                               : elements * bytes[dtype];
 }
 
 int program_find_tensor(const Program *p, const char *name, size_t len) {

@@ -42,7 +42,7 @@ static int find_function(Slice name) {
 }
 
 static int find_dtype(Slice name) {
-    for (int i = ARRAY_F16; i <= ARRAY_BOOL; i++) {
+    for (int i = ARRAY_F16; i < ARRAY_DTYPES; i++) {
         if (slice_is(name, program_dtype_name(i)))
             return i;
     }
@@ -383,8 +383,16 @@ static bool parse_declaration(Parser *x, int dtype) {
     if (!fresh(x, t.name))
         return false;
     parse_next(x);
-    return parse_rank(x, &t.rank) && parse_expect(x, ";") &&
-           add_tensor(x, at, &t);
+    if (!parse_rank(x, &t.rank) || !parse_expect(x, ";"))
+        return false;
+    if (dtype == ARRAY_BITS && !t.rank) {
+        parse_fail(x, at,
+                   "bits have a dimension, which is packed; nearest: "
+                   "bits %s[:]",
+                   t.name);
+        return false;
+    }
+    return add_tensor(x, at, &t);
 }
 
 static int parse_statements(Parser *x) {
@@ -430,11 +438,12 @@ static bool add_known(Parser *x, const ProgramTensor *known, int n) {
         y.word = (Slice){0};
         parse_next(&y);
         if (!fresh(&y, name) || y.word.len != strlen(known[i].name) ||
-            known[i].dtype < ARRAY_F16 || known[i].dtype > ARRAY_BOOL ||
-            known[i].rank < 0 || known[i].rank > PROGRAM_RANK) {
+            known[i].dtype < ARRAY_F16 || known[i].dtype >= ARRAY_DTYPES ||
+            known[i].rank < (known[i].dtype == ARRAY_BITS) ||
+            known[i].rank > PROGRAM_RANK) {
             err_set(x->e, ERR_REQUEST, "tensor", known[i].name,
                     "a name is letters, digits and _; dtypes f16 f32 i32 "
-                    "bool; 0 to %d dimensions",
+                    "bool bits; 0 (bits: 1) to %d dimensions",
                     PROGRAM_RANK);
             return false;
         }

@@ -129,6 +129,9 @@ enum attnc_array_dtype {
     ATTNC_ARRAY_F32,
     ATTNC_ARRAY_I32,
     ATTNC_ARRAY_BOOL, /* a byte, 0 or 1 */
+    /* The last dim packed: element i is bit i % 32 of word i / 32, little-
+     * endian; its stride is 1, that of others a multiple of 32. */
+    ATTNC_ARRAY_BITS,
 };
 
 /* A tensor that the spec's programs read, or the bias (named "bias", f32, with

@@ -70,6 +70,21 @@ static bool reaches(const attnc_array *t) {
     return far * 4 < ((__int128)1 << 62);
 }
 
+/* Rows of bits are whole words. */
+static int check_bits(const attnc_array *t, Err *e) {
+    for (int d = 0; d < t->rank; d++) {
+        bool last = d == t->rank - 1;
+        int64_t x = t->stride[d];
+        if (t->n[d] > 1 && (last ? x != 1 : x % 32 != 0))
+            REFUSE(t->name, "stride[%d] is %lld; accepted: %s", d, (long long)x,
+                   last ? "1, the last dimension of bits"
+                        : "a multiple of 32, as rows of bits are whole words");
+    }
+    if ((uintptr_t)t->data % 4)
+        REFUSE(t->name, "data is at %p; accepted: a multiple of 4", t->data);
+    return 0;
+}
+
 static int check_tensor(const Plan *p, int i, const attnc_args *a, Err *e) {
     const ProgramTensor *want = &p->tensor[i];
     const attnc_array *t = find(a, want->name);
@@ -78,7 +93,7 @@ static int check_tensor(const Plan *p, int i, const attnc_args *a, Err *e) {
         REFUSE(want->name, "not given; the spec's programs read it");
     if (t->dtype != want->dtype)
         REFUSE(want->name, "is %s; the program reads %s",
-               t->dtype >= 0 && t->dtype <= ARRAY_BOOL
+               t->dtype >= 0 && t->dtype < ARRAY_DTYPES
                    ? program_dtype_name(t->dtype)
                    : "of no dtype",
                program_dtype_name(want->dtype));
@@ -100,7 +115,7 @@ static int check_tensor(const Plan *p, int i, const attnc_args *a, Err *e) {
     if (!grad && t->grad)
         REFUSE(want->name, "grad is given, but the spec's tensor_grads does "
                            "not ask for it");
-    return 0;
+    return t->dtype == ARRAY_BITS ? check_bits(t, e) : 0;
 }
 
 /* A bias of other sizes would be read as 0 where it ends. */

@@ -38,13 +38,23 @@ static inline void array_sizes(const Case *c, attnc_array *x) {
     for (int d = x->rank - 1; d >= 0; d--) {
         x->stride[d] = stride;
         stride *= x->n[d];
+        if (x->dtype == ARRAY_BITS)
+            stride = (stride + 31) / 32 * 32;
     }
+}
+
+/* What lies between the first and the last element, both included. */
+static inline int64_t array_span(const attnc_array *x) {
+    int64_t last = array_elements(x) ? 0 : -1;
+    for (int d = 0; d < x->rank && last >= 0; d++)
+        last += (x->n[d] - 1) * x->stride[d];
+    return last + 1;
 }
 
 /* Floats are multiples of 2^-10 between -2 and 2. */
 static inline void array_fill(attnc_array *x) {
     char *to = (char *)x->data;
-    for (int64_t i = 0; i < array_elements(x); i++) {
+    for (int64_t i = 0; i < array_span(x); i++) {
         float f = (float)random_int(-2048, 2048) * 0x1p-10f;
         if (x->dtype == ARRAY_F32)
             ((float *)to)[i] = f;
@@ -52,6 +62,8 @@ static inline void array_fill(attnc_array *x) {
             ((uint16_t *)to)[i] = f32_to_f16(f);
         else if (x->dtype == ARRAY_I32)
             ((int32_t *)to)[i] = (int32_t)random_int(0, 3);
+        else if (x->dtype == ARRAY_BITS)
+            ((uint32_t *)to)[i / 32] = (uint32_t)random_int(0, 0xffffffff);
         else
             to[i] = random_int(0, 4) != 0;
     }
@@ -69,7 +81,7 @@ static inline void arrays_make(const Case *c, attnc_args *a, Arrays *x) {
             .name = name, .dtype = all[i].dtype, .rank = all[i].rank};
         array_sizes(c, t);
         size_t n = (size_t)array_elements(t);
-        t->data = malloc(n * 4 + 1);
+        t->data = malloc((size_t)array_span(t) * 4 + 4);
         array_fill(t);
         if (!(c->spec.tensor_grads >> i & 1))
             continue;

@@ -14,7 +14,7 @@ static const char *const tensor_dims[][2] = {
     {"doc", "bp"},  {"len", "b"},  {"slope", "h"},  {"row", "p"},
     {"on", "q5"},   {"gate", "h"}, {"table", "9h"}, {"left", ""},
     {"keep", "qk"}, {"pos", "p"},  {"half", "hp"},  {"far", "9"},
-    {"which", ""},
+    {"which", ""},  {"lit", "qp"},
 };
 
 typedef struct Arrays {
@@ -70,6 +70,11 @@ static inline void put_array(int dtype, void *data, int64_t i) {
     case ARRAY_I32:
         ((int32_t *)data)[i] = (int32_t)(i / 7 % 5 + random_int(0, 1));
         break;
+    case ARRAY_BITS: /* words of many, some, all and none */
+        ((uint32_t *)data)[i / 32] &= ~(1u << i % 32);
+        ((uint32_t *)data)[i / 32] |= (uint32_t)(random_int(0, 3) < i / 32 % 5)
+                                      << i % 32;
+        break;
     default:
         ((uint8_t *)data)[i] = random_int(0, 3) != 0;
     }
@@ -88,6 +93,8 @@ static inline void array_make(const Case *c, Arrays *a, int i) {
         x->n[d] = extent_of(c, dims[d]);
         x->stride[d] = span;
         span *= x->n[d] + (d == t->rank - 1 ? pad : 0);
+        if (t->dtype == ARRAY_BITS)
+            span = (span + 31) / 32 * 32;
         a->size[i] *= x->n[d];
     }
     a->data[i] = malloc((size_t)span * 4 + 4);

@@ -183,6 +183,7 @@ static inline float half_f32(unsigned u) {
 #define F16(at, i) half_f32(((const unsigned short *)at)[i])
 #define I32(at, i) ((const int *)at)[i]
 #define BOOL(at, i) (((const unsigned char *)at)[i] != 0)
+#define BITS(at, i) (((const unsigned *)at)[i / 32] >> i % 32 & 1)
 
 /* TRUE: 1, or of lanes -1. */
 #define READS(name, type, lanes, load, TRUE)                                   \
@@ -218,6 +219,7 @@ READS(f32, float, vec, F32, 1)
 READS(f16, float, vec, F16, 1)
 READS(i32, int, ivec, I32, 1)
 READS(bool, int, ivec, BOOL, -1)
+READS(bits, int, ivec, BITS, -1)
 
 /* ---- loop bounds ------------------------------------------------------- */
 
@@ -433,3 +435,4 @@ static inline struct range range_select(struct range c, struct range a,
     }
 RANGE_READS(i32)
 RANGE_READS(bool)
+RANGE_READS(bits)

@@ -25,7 +25,7 @@ static inline void *load(const Str *text) {
     for (int t = 0; t < RANDOM_ARRAYS; t++)
         fprintf(f, "#define tensor_%s (&T[%d])\n",
                 (const char *const[]){"doc", "len", "slope", "bias", "row",
-                                      "on"}[t],
+                                      "on", "lit"}[t],
                 t);
     fwrite(text->text, 1, text->len, f);
     fclose(f);

@@ -21,8 +21,8 @@ static inline int below(uint64_t *seed, int n) {
 /* Tensors every random program may read. */
 #define RANDOM_TENSORS                                                         \
     "i32 doc[:,:]; i32 len[:]; f32 slope[:]; f32 bias[:,:,:]; f16 row[:]; "    \
-    "bool on[:,:]; "
-enum { DOC, LEN, SLOPE, BIAS, ROW, ON, RANDOM_ARRAYS };
+    "bool on[:,:]; bits lit[:,:]; "
+enum { DOC, LEN, SLOPE, BIAS, ROW, ON, LIT, RANDOM_ARRAYS };
 
 static inline void random_expr(uint64_t *seed, int type, int depth, bool score,
                                Str *out);
@@ -85,7 +85,9 @@ static inline void text_of_bool(uint64_t *seed, int depth, Str *out) {
         str_addf(out, "!");
         random_expr(seed, TYPE_BOOL, 0, false, out);
     } else {
-        str_addf(out, "on[q, k %% 5]");
+        static const char *const read[] = {"on[q, k % 5]", "lit[q, k]",
+                                           "lit[h + k / 4, q * 2]"};
+        str_addf(out, "%s", read[depth % 3]);
     }
 }
 

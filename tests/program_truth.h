@@ -182,7 +182,7 @@ static inline double weigh(const Row *r, Pair *x) {
     double sink = r->c->spec.sink ? (double)a->sink[r->h] : -INFINITY;
     for (int64_t j = 0; j < r->nk; j++) {
         score_pair(r, j, &x[j]);
-        top = x[j].s <= top ? top : x[j].s; /* NaN goes on */
+        top = x[j].s <= top || isnan(top) ? top : x[j].s; /* NaN goes on */
     }
     top = sink > top ? sink : top;
     if (top == -INFINITY)

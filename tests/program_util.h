@@ -80,10 +80,12 @@ typedef struct Data {
     float slope[MANY_H], bias[MANY_H * MANY_Q * MANY_K];
     uint16_t row[MANY_K];
     uint8_t on[MANY_Q * 5];
+    uint32_t lit[MANY_Q * 2];
     ProgramArray array[RANDOM_ARRAYS];
 } Data;
 
 static inline void data_fill(Data *d, uint64_t *seed) {
+    uint64_t lit = *seed;
     for (int i = 0; i < MANY_B * MANY_K; i++)
         d->doc[i] = i % MANY_K / (3 + below(seed, 3));
     for (int i = 0; i < MANY_B; i++)
@@ -96,6 +98,8 @@ static inline void data_fill(Data *d, uint64_t *seed) {
         d->row[i] = (uint16_t)(0x3800 + 0x80 * below(seed, 16));
     for (int i = 0; i < MANY_Q * 5; i++)
         d->on[i] = below(seed, 3) != 0;
+    for (int i = 0; i < MANY_Q * 2; i++) /* rows of many and of few */
+        d->lit[i] = i % 3 ? roll(&lit) & roll(&lit) : roll(&lit) | roll(&lit);
     const ProgramArray array[RANDOM_ARRAYS] = {
         {d->doc, ARRAY_I32, {MANY_B, MANY_K}, {MANY_K, 1}},
         {d->len, ARRAY_I32, {MANY_B}, {1}},
@@ -106,6 +110,7 @@ static inline void data_fill(Data *d, uint64_t *seed) {
          {MANY_Q * MANY_K, MANY_K, 1}},
         {d->row, ARRAY_F16, {MANY_K}, {1}},
         {d->on, ARRAY_BOOL, {MANY_Q, 5}, {5, 1}},
+        {d->lit, ARRAY_BITS, {MANY_Q, 43}, {64, 1}},
     };
     memcpy(d->array, array, sizeof array);
 }

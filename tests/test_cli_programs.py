@@ -225,6 +225,24 @@ class Programs(Case):
                        ["--mask", "expr:x[k] > 5", "--tensor",
                         f"x={self.save('x.npy', x)}"])
 
+    def test_bits(self):
+        keep = self.rng.integers(0, 2, (H, NQ, NK)).astype(bool)
+        keep[:, 16:32, :] = keep[:, 32:] = False
+        keep[:, 5:9, 3:] = True
+        wide = np.zeros((H, NQ, (NK + 31) // 32 * 32), bool)
+        wide[..., :NK] = keep
+        bits = np.packbits(wide, axis=-1, bitorder="little")
+        for env in (BUILTIN, None):
+            self.agree(self.inputs(), keep[None],
+                       ["--mask", "expr:keep[h,q,k]", "--tensor",
+                        f"keep={self.save('keep.npy', bits)}"], env=env)
+        self.refused("run", "--mask", "expr:keep[h,q,k]", "--tensor",
+                     f"keep={self.save('odd.npy', bits[..., :-1])}",
+                     says=("odd.npy", "u8", f"{bits.shape[-1]} bytes"))
+        self.refused("run", "--mask", "expr:keep", "--tensor",
+                     f"keep={self.save('one.npy', bits[0, 0, 0])}",
+                     says=("one.npy", "4 bytes"))
+
     def test_packed_sequences(self):
         bias = self.normal(2, H, 30, 40)
         out = self.path("out")

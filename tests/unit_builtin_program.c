@@ -86,8 +86,8 @@ static Case many_case(void) {
 /* The random tensors that the spec reads, and room for their gradients. */
 static int give_arrays(const attnc_spec *s, const ProgramData *d,
                        attnc_array out[SPEC_TENSORS]) {
-    static const char *const names[] = {"doc",  "len", "slope",
-                                        "bias", "row", "on"};
+    static const char *const names[] = {"doc", "len", "slope", "bias",
+                                        "row", "on",  "lit"};
     ProgramTensor all[SPEC_TENSORS];
     int n = spec_tensors(s, all);
     for (int i = 0; i < n; i++) {
@@ -175,10 +175,49 @@ static void random_scores(void **state) {
     run_many(PROGRAM_SCORE, SCORES);
 }
 
+/* ---- bits -------------------------------------------------------------- */
+
+static void rows_of_bits_are_whole_words(void **state) {
+    (void)state;
+    attnc_context *ctx = context_make(KERNEL_BUILTIN, NULL, 1);
+    Case c = many_case();
+    Data d;
+    static uint32_t words[2 * MANY_Q + 1];
+    const attnc_array good = {.name = "lit",
+                              .data = words,
+                              .dtype = ATTNC_ARRAY_BITS,
+                              .rank = 2,
+                              .n = {MANY_Q, MANY_K},
+                              .stride = {64, 1}};
+    c.spec.mask = ATTNC_MASK_PROGRAM;
+    c.spec.mask_program = program_of("bits lit[:,:]; lit[q, k]", ATTNC_MASK);
+    attnc_plan *plan = plan_make(ctx, &c.spec, NULL);
+    data_make(&c, &d);
+    workspace_make(plan, &d);
+    for (int i = 0; i < 4; i++) {
+        static const char *const says[] = {"", "stride[0] is 63",
+                                           "stride[1] is 2",
+                                           "accepted: a multiple of 4"};
+        attnc_array x = good;
+        x.stride[0] -= i == 1;
+        x.stride[1] += i == 2;
+        x.data = (const char *)x.data + (i == 3);
+        d.args.tensors = &x;
+        d.args.tensor_count = 1;
+        assert_int_equal(attnc_launch(plan, &d.args, NULL),
+                         i ? ATTNC_E_REQUEST : 0);
+        assert_true(!i || strstr(attnc_last_error()->text, says[i]));
+    }
+    data_free(&d);
+    attnc_plan_release(plan);
+    attnc_context_destroy(ctx);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_masks),
         cmocka_unit_test(random_scores),
+        cmocka_unit_test(rows_of_bits_are_whole_words),
     };
     random_start();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -293,6 +293,9 @@ static void names_are_used_once(void **state) {
                  "tensor slope is f32 of 1 dimensions, not f32 of 2");
     expect_fault(PROGRAM_SCORE, "f32 a[:,:,:,:,:]; s",
                  "a tensor has at most 4 dimensions");
+    expect_fault(PROGRAM_MASK, "bits keep; keep",
+                 "bits have a dimension, which is packed; nearest: bits "
+                 "keep[:]");
     expect_fault(PROGRAM_SCORE, "let abcdefghijklmnopqrstuvwxyzabcdefgh = 1; s",
                  "a name has at most 31 characters");
 }

@@ -183,6 +183,11 @@ static const Kind kinds[] = {
     {"mask=program mask_program=\"i32 left; q - k <= left + 9 * h\" "
      "softcap=1",
      {2, 4, 2, 130, 140}},
+    {"mask=program mask_program=\"bits lit[:,:]; lit[q, k]\" varlen=1",
+     {3, 4, 2, 90, 150}},
+    {"mask=program mask_program=\"bits lit[:,:]; lit[q / 16, k / 4] "
+     "|| lit[k, q]\"",
+     {1, 2, 2, 130, 270}},
     {"mask=program mask_program=\"bool keep[:,:]; keep[q, k]\" dtype=f16",
      {1, 4, 2, 33, 50}},
     {"mask=causal score_program=\"f32 slope[:]; s + slope[h] * 0.1 * "

@@ -97,8 +97,8 @@ static void gradients_under_masks_are_finite_differences(void **state) {
     (void)state;
     static const char *const masks[] = {
         "i32 doc[:,:]; doc[b, q] == doc[b, k] && k <= q + off",
-        "bool on[:,:,:,:]; on[b, h, q, k]", "f32 at[:]; at[h] * 0.5 < at[k]",
-        "false"};
+        "bool on[:,:,:,:]; on[b, h, q, k]", "bits on[:,:,:,:]; on[b, h, q, k]",
+        "f32 at[:]; at[h] * 0.5 < at[k]", "false"};
     for (size_t i = 0; i < sizeof masks / sizeof *masks; i++) {
         Case c = program_case(masks[i], i ? "f32 x[:,:]; s + x[q, h]" : NULL);
         check_gradients(&c);

@@ -53,7 +53,7 @@ static void array_bytes(const attnc_array *x, size_t *data, size_t *grad) {
         far += x->n[d] > 1 ? (x->n[d] - 1) * x->stride[d] : 0;
         n *= x->n[d];
     }
-    *data = (size_t)(far * npy_array_bytes(x->dtype));
+    *data = (size_t)program_dtype_bytes(x->dtype, far);
     *grad = (size_t)n * sizeof(float);
 }
 

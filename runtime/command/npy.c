@@ -317,12 +317,9 @@ int npy_read(Npy *n, int dtype, void *out, Err *e) {
 int npy_array_dtype(int type) {
     static const int dtypes[NPY_TYPES] = {
         [NPY_F16] = ARRAY_F16, [NPY_F32] = ARRAY_F32, [NPY_F64] = ARRAY_F32,
-        [NPY_I32] = ARRAY_I32, [NPY_I64] = ARRAY_I32, [NPY_BOOL] = ARRAY_BOOL};
+        [NPY_I32] = ARRAY_I32, [NPY_I64] = ARRAY_I32, [NPY_BOOL] = ARRAY_BOOL,
+        [NPY_U8] = ARRAY_BITS};
     return dtypes[type];
-}
-
-int npy_array_bytes(int dtype) {
-    return dtype == ARRAY_BOOL ? 1 : dtype == ARRAY_F16 ? 2 : 4;
 }
 
 static int take_wide(const Sink *s, const Npy *n, const int64_t *from,

@@ -9,7 +9,8 @@
 /* clang-format off */
 #define NPY_LIST(X)                                                            \
     X(F16, "f16", "<f2", 2) X(F32, "f32", "<f4", 4) X(F64, "f64", "<f8", 8)    \
-    X(I32, "i32", "<i4", 4) X(I64, "i64", "<i8", 8) X(BOOL, "bool", "|b1", 1)
+    X(I32, "i32", "<i4", 4) X(I64, "i64", "<i8", 8) X(BOOL, "bool", "|b1", 1) \
+    X(U8, "u8", "|u1", 1)
 enum npy_type {
 #define X(suffix, name, descr, bytes) NPY_##suffix,
     NPY_LIST(X)
@@ -38,10 +39,10 @@ int npy_open(const char *path, Npy *n, Err *e);
  * file must end with the last one. */
 int npy_read(Npy *n, int dtype, void *out, Err *e);
 /* Reads the data as a program's tensor: f64 becomes f32, i64 i32 where it fits
- * (else ERR_REQUEST), the others stay; dtype: enum program_dtype. */
+ * (else ERR_REQUEST), u8 is eight bits, the others stay; dtype: enum
+ * program_dtype. */
 int npy_read_array(Npy *n, void *out, Err *e);
 int npy_array_dtype(int type);
-int npy_array_bytes(int dtype);
 void npy_close(Npy *n);
 /* "[1, 8, 70, 64]", for messages. */
 const char *npy_shape(const Npy *n, char text[160]);

@@ -24,6 +24,19 @@ static bool is_name(const char *name) {
     return good;
 }
 
+/* Rows of bits are whole words. */
+static int check_bits(const Npy *n, Err *e) {
+    char shape[160];
+    int64_t row = n->rank ? n->dim[n->rank - 1] : 0;
+    if (n->rank && row % 4 == 0)
+        return 0;
+    return err_set(e, ERR_REQUEST, "command", NULL,
+                   "%s: shape %s of u8, which are bits; nearest: rows of %lld "
+                   "bytes, whole words of 32 bits",
+                   n->path, npy_shape(n, shape),
+                   (long long)(row ? (row + 3) / 4 * 4 : 4));
+}
+
 static int open_tensor(const Options *o, int i, Problem *p, Err *e) {
     const Given *g = &o->tensor[i];
     size_t len = strcspn(g->text, "=");
@@ -52,7 +65,7 @@ static int open_tensor(const Options *o, int i, Problem *p, Err *e) {
                        npy_shape(n, shape), PROGRAM_RANK);
     is->dtype = npy_array_dtype(n->type);
     is->rank = n->rank;
-    return 0;
+    return n->type == NPY_U8 ? check_bits(n, e) : 0;
 }
 
 /* "INDPTR.npy,INDICES.npy" */

@@ -99,12 +99,15 @@ static int make_blocks(const Problem *p, attnc_array *x, Err *e) {
 
 /* ---- tensors ----------------------------------------------------------- */
 
-/* Dense, of the file's dims; `drop`: those of 1 are none. */
+/* Dense, of the file's dims, of bits those of their bytes; `drop`: those of 1
+ * are none. */
 static void set_dims(attnc_array *x, const Npy *n, bool drop) {
     int64_t stride = 1;
     for (int i = 0; i < n->rank; i++)
         if (!drop || n->dim[i] != 1)
             x->n[x->rank++] = n->dim[i];
+    if (x->dtype == ARRAY_BITS)
+        x->n[x->rank - 1] *= 8;
     for (int i = x->rank - 1; i >= 0; i--) {
         x->stride[i] = stride;
         stride *= x->n[i];
@@ -115,7 +118,8 @@ static int read_tensor(Problem *p, int file, attnc_array *x, Err *e) {
     Npy *n = &p->tensor[file].file;
     x->dtype = p->tensor[file].is.dtype;
     set_dims(x, n, false);
-    void *data = malloc((size_t)(n->count * npy_array_bytes(x->dtype)) + 1);
+    int64_t elements = x->dtype == ARRAY_BITS ? 8 * n->count : n->count;
+    void *data = malloc((size_t)program_dtype_bytes(x->dtype, elements) + 1);
     x->data = data;
     if (!data)
         return err_set(e, ERR_MEMORY, "command", NULL, "out of memory");

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "emulated.h"
+#include "program.h"
 
 /* A loaded module. Each launch has a device of its own: what one keeps (two
  * mappings for each stack, a process may have 65530) is too much for each of
@@ -118,10 +119,6 @@ static int add_array(const Launch *n, const char *name, const void *p,
 /* What programs read, from the first to the last element, and where their
  * gradients go: sums, which are stored more than once. */
 static int add_array_tensor(const Launch *n, const attnc_array *t) {
-    static const int bytes[] = {[ATTNC_ARRAY_F16] = 2,
-                                [ATTNC_ARRAY_F32] = 4,
-                                [ATTNC_ARRAY_I32] = 4,
-                                [ATTNC_ARRAY_BOOL] = 1};
     int64_t low = 0, high = 1, count = 1;
     for (int d = 0; d < t->rank; d++) {
         int64_t span = (t->n[d] - 1) * t->stride[d];
@@ -130,9 +127,10 @@ static int add_array_tensor(const Launch *n, const attnc_array *t) {
     }
     if (count < 1)
         return 0;
-    int size = bytes[t->dtype];
-    int rc = emu_buffer(n->emu, (const char *)t->data + low * size,
-                        (size_t)((high - low) * size), t->name, EMU_READ);
+    int64_t before = program_dtype_bytes(t->dtype, -low);
+    int64_t after = program_dtype_bytes(t->dtype, high);
+    int rc = emu_buffer(n->emu, (const char *)t->data - before,
+                        (size_t)(before + after), t->name, EMU_READ);
     if (rc || n->plan->spec.pass != ATTNC_PASS_BWD || !t->grad)
         return rc;
     return emu_buffer(n->emu, t->grad, (size_t)count * 4, t->name, EMU_WRITE);

@@ -126,6 +126,9 @@ read_types = {
     i32 = { type = "i32", lanes = "ivec", element = "i32_any", load = "p[AT]" },
     bool = { type = "i32", lanes = "ivec", element = "unsigned char", load = "(p[AT] != 0)",
         lane = "-(p[AT] != 0)" },
+    bits = { type = "i32", lanes = "ivec", element = "u32_any",
+        load = "(i32)(p[(AT) >> 5] >> ((AT) & 31) & 1)",
+        lane = "-(i32)(p[(AT) >> 5] >> ((AT) & 31) & 1)" },
 }
 
 function reads(dtype)
@@ -162,6 +165,11 @@ function look_kinds()
     local out = {}
     for _, kind in ipairs(read_kinds()) do
         if kind.rank > 0 and kind.type == "i32" then
+            local last = kind.rank - 1
+            local at = each(last, "x# * t->step[#] + ", "") ..
+                ("a%d * t->step[%d]"):format(last, last)
+            kind.look = kind.dtype == "bits" and "look_bits(p, " .. at
+                or ("look_%s(p + %s,\n                  t->step[%d]"):format(kind.dtype, at, last)
             out[#out + 1] = kind
         end
     end

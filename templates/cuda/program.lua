@@ -20,7 +20,7 @@ grad_at = with(program_at, "s", "x")
 function uses(text, name) return text:find("%f[%w_]" .. name .. "%f[^%w_]") ~= nil end
 
 -- The forms of tensors, each once: those read; those asked for over ranges.
-programs.reads, programs.scans = {}, {}
+programs.reads, programs.scans, programs.bit_scans = {}, {}, {}
 local verdict = verdicts and program("keep", "verdict", program_at) or ""
 local known = {}
 for _, t in ipairs(programs.tensors) do
@@ -30,7 +30,8 @@ for _, t in ipairs(programs.tensors) do
     if not known[name] then
         programs.reads[#programs.reads + 1] = form
         if uses(verdict, "range_read_" .. name) then
-            programs.scans[#programs.scans + 1] = form
+            local scans = t.dtype == "bits" and programs.bit_scans or programs.scans
+            scans[#scans + 1] = form
         end
     end
     known[name] = true

@@ -22,6 +22,9 @@ static const char *const masks[] = {
     "(q / 16 ^ k / 16) < 2 || k < 5",
     "k / 16 % 3 == (q / 16 + h) % 3",
     "bool on[:,:]; on[q, k]",
+    "bits on[:,:]; on[q, k]",
+    "bits on[:,:,:,:]; on[b, h, q / 16, k / 16] && k <= q + off",
+    "bits on[:,:,:]; on[k / 32, h, q / 2] || on[q / 8, 0, k / 8]",
     "bool on[:,:,:,:]; on[b, h, q / 16, k / 16] && k <= q",
     "f32 at[:]; at[q] * 0.5 < at[k] || nk - k <= nq - q",
     "false",
@@ -74,14 +77,18 @@ static inline void laid_sizes(const Case *c, attnc_array *x) {
     }
 }
 
-/* Dims in any order, with gaps; returns the elements from first to last. */
+/* Dims in any order, with gaps; returns the elements from first to last. Rows
+ * of bits are whole words, side by side. */
 static inline int64_t laid_out(attnc_array *x) {
     int order[4] = {0, 1, 2, 3};
-    int64_t stride = PICK(1, 1, 2);
+    bool bits = x->dtype == ATTNC_ARRAY_BITS;
+    int64_t stride = bits ? 1 : PICK(1, 1, 2);
     for (int d = 3; d > 0; d--) {
         int with = (int)random_int(0, 1) ? d : (int)random_int(0, d), t;
         t = order[d], order[d] = order[with], order[with] = t;
     }
+    for (int d = 0; bits && d < 4; d++) /* the last dim innermost */
+        order[d] = d < x->rank ? d : 3;
     int64_t last = 0;
     for (int i = 3; i >= 0; i--) {
         int d = order[i];
@@ -90,6 +97,7 @@ static inline int64_t laid_out(attnc_array *x) {
         x->stride[d] = stride;
         last += (x->n[d] - 1) * stride;
         stride *= x->n[d] + random_int(0, 1);
+        stride = bits ? (stride + 31) / 32 * 32 : stride;
     }
     return last + 1;
 }
@@ -101,12 +109,16 @@ static inline void laid_fill(attnc_array *x, int64_t elements) {
         float f = (float)random_int(-2048, 2048) * 0x1p-10f;
         uint16_t h = f32_to_f16(f);
         int32_t v = (int32_t)(i / run % 9);
+        uint32_t w =
+            (uint32_t)random_int(0, 0xffffffff) | (i / 32 % 3 ? 0 : ~0u);
         if (x->dtype == ATTNC_ARRAY_F32)
             memcpy(to + i * 4, &f, 4);
         else if (x->dtype == ATTNC_ARRAY_F16)
             memcpy(to + i * 2, &h, 2);
         else if (x->dtype == ATTNC_ARRAY_I32)
             memcpy(to + i * 4, &v, 4);
+        else if (x->dtype == ATTNC_ARRAY_BITS)
+            memcpy(to + i / 32 * 4, &w, 4);
         else
             to[i] = random_int(0, 4) != 0;
     }
@@ -122,8 +134,7 @@ static inline void laid_make(const Case *c, attnc_args *a, Arrays *x) {
                            .rank = all[i].rank};
         laid_sizes(c, t);
         int64_t n = array_elements(t), span = n ? laid_out(t) : 0;
-        int bytes = (const int[]){2, 4, 4, 1}[t->dtype];
-        t->data = malloc((size_t)(span * bytes) + 1);
+        t->data = malloc((size_t)program_dtype_bytes(t->dtype, span) + 1);
         laid_fill(t, span);
         if (!(c->spec.tensor_grads >> i & 1))
             continue;
