@@ -14,7 +14,10 @@ INPUTS, OUTPUTS = ("q", "k", "v", "dout"), ("o", "dq", "dk", "dv")
 TABLE_21 = {128: 22, 256: 44, 512: 104, 1024: 209, 2048: 418, 4096: 836,
             8192: 1672, 16384: 3344, 32768: 6688, 65536: 13376}
 WAYS = {"apart": ("dq=0", 1), "in order": ("dq=2", 1),
-        "in any order": ("dq=3", 0)}
+        "in any order": ("dq=3", 0),
+        # and with own rows read in each step, not held in registers
+        "apart, rows read": ("dq=0,kv_regs=0,q_do_regs=0", 1),
+        "in order, rows read": ("dq=2,kv_regs=0", 1)}
 
 
 class Numbers:
