@@ -129,17 +129,34 @@ bool plan_bwd_cpu(const attnc_spec *s, int family);
 /* Does it compute P and dS from Q, K, V and dO? */
 bool plan_bwd_is_main(int role);
 /* The step's grid. */
-Extent plan_bwd_grid(const attnc_spec *spec, const Step *s);
-/* Of the step that sums gradients of tensors: items own what they add to,
- * batch entries, heads (enum dim), blocks of queries, as far as these are
- * indices of every read; they visit the others in order. */
-Extent plan_tensor_grid(const attnc_spec *s, int heads, int block_q);
+Extent plan_bwd_grid(const Plan *p, const Step *s);
 /* The plan's buffers, from its main tile. */
 void plan_bwd_bufs(Plan *p);
 /* Does a kernel of this role read this parameter? */
 bool plan_bwd_uses(int role, int id);
 /* The step of the main tile; NULL: not a backward of these families. */
 const Step *plan_bwd_main(const Plan *p);
+
+/* ---- plan_tensor.c: for any target --------------------------------------- */
+
+/* Elements of one item of dtensor_sum. */
+enum { TENSOR_SUMS = 32 };
+
+/* Appends the roles that sum gradients of tensors to n others; returns how many
+ * there are then. */
+int plan_tensor_roles(const attnc_spec *s, int role[PLAN_STEPS], int n);
+/* Is it one of those roles? */
+bool plan_tensor_is(int role);
+Extent plan_tensor_grid(const Plan *p, const Step *s);
+/* The step dtensor; NULL: the plan has none, or that of the built-in kernel. */
+const Step *plan_tensor_step(const Plan *p);
+/* Parts of each item's work, at least 1, by the hints. */
+int plan_tensor_parts(const Plan *p);
+/* Items of that step at the hinted sizes. */
+double plan_tensor_items(const Plan *p, const Step *s);
+void plan_tensor_bufs(Plan *p);
+/* Does a step before or after dtensor read this parameter? */
+bool plan_tensor_uses(int role, int id);
 
 /* ---- the built-in kernel ------------------------------------------------ */
 

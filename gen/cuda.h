@@ -91,7 +91,7 @@ bool cuda_bwd_uses(const Step *s, int id);
 int cuda_bwd_family(int role);
 /* Has the plan the steps of a backward on a GPU? */
 bool cuda_bwd_plan(const Plan *p);
-Extent cuda_bwd_grid(const attnc_spec *spec, const Step *s);
+Extent cuda_bwd_grid(const Plan *p, const Step *s);
 void cuda_bwd_bufs(Plan *p);
 
 /* ---- plan_cuda_tensor.c ------------------------------------------------ */

@@ -200,12 +200,13 @@ static void push_tensors(lua_State *L, const LuaApi *api, const Plan *p) {
     api->lua_createtable(L, p->ntensor, 0);
     for (int i = 0; i < p->ntensor; i++) {
         const ProgramTensor *t = &p->tensor[i];
-        api->lua_createtable(L, 0, 4);
+        api->lua_createtable(L, 0, 5);
         set_text(L, api, "name", t->name);
         set_text(L, api, "dtype", program_dtype_name(t->dtype));
         api->lua_pushinteger(L, t->rank);
         api->lua_setfield(L, -2, "rank");
         set_bool(L, api, "grad", p->spec.tensor_grads >> i & 1);
+        set_bool(L, api, "parted", p->parted >> i & 1);
         api->lua_rawseti(L, -2, i + 1);
     }
 }
@@ -233,17 +234,23 @@ static bool is_exact(const Program *keep) {
     return keep && program_bounds(keep, &b) && b.exact && b.nway == 1;
 }
 
-/* Letters of the indices by which work items may share a gradient's work. */
-static void push_owned(lua_State *L, const LuaApi *api, const ProgramGrad *g) {
+static void set_letters(lua_State *L, const LuaApi *api, const char *key,
+                        unsigned deps) {
     static const struct {
         unsigned dep;
         const char *letter;
     } rows[] = {{DEP_B, "b"}, {DEP_H, "h"}, {DEP_Q, "q"}};
-    unsigned owned = g ? grad_owned(g) : 0;
     char letters[4] = "";
     for (int i = 0; i < 3; i++)
-        strcat(letters, owned & rows[i].dep ? rows[i].letter : "");
-    set_text(L, api, "owned", letters);
+        strcat(letters, deps & rows[i].dep ? rows[i].letter : "");
+    set_text(L, api, key, letters);
+}
+
+/* Letters of the indices by which work items may share a gradient's work. */
+static void push_share(lua_State *L, const LuaApi *api, const ProgramGrad *g) {
+    GradShare share = g ? grad_share(g) : (GradShare){0};
+    set_letters(L, api, "owned", share.owned);
+    set_letters(L, api, "split", share.split);
 }
 
 static void push_table(lua_State *L, const LuaApi *api, const Plan *p) {
@@ -258,7 +265,9 @@ static void push_table(lua_State *L, const LuaApi *api, const Plan *p) {
     api->lua_setfield(L, -2, "tensors");
     push_grads(L, api, bwd ? spec_score_grad(s) : NULL);
     api->lua_setfield(L, -2, "grads");
-    push_owned(L, api, bwd ? spec_score_grad(s) : NULL);
+    api->lua_pushinteger(L, TENSOR_SUMS);
+    api->lua_setfield(L, -2, "sums");
+    push_share(L, api, bwd ? spec_score_grad(s) : NULL);
     api->lua_setglobal(L, "programs");
 }
 

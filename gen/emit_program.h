@@ -8,8 +8,9 @@
 
 /* Sets the globals
  *   programs = {keep, score, exact: booleans; tensors = {{name, dtype, rank,
- *               grad}, ..}; grads = {{tensor, index = {"b" .. "k" | "const" |
- *               "expr", ..}}, ..}; owned = letters of b h q, see grad_owned}
+ *               grad, parted}, ..}; grads = {{tensor, index = {"b" .. "k" |
+ *               "const" | "expr", ..}}, ..}; owned, split = letters of b h q,
+ *               see grad_share; sums = TENSOR_SUMS}
  *     exact: the loop bounds of keep say all, no tile needs a verdict
  *   program(what, show [, options]) -> C text
  *     what: "keep" | "score" | "grad"

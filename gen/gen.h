@@ -134,11 +134,13 @@ typedef struct Param {
 /* clang-format off */
 #define DIM_LIST(X)                                                            \
     X(ONE) X(BATCH) X(HEADS) X(KV_HEADS) X(GROUP) X(SEQLEN_Q) X(SEQLEN_K)      \
-    X(ROWS) X(TOTAL_Q) X(PARTS)
+    X(ROWS) X(TOTAL_Q) X(PARTS) X(TENSOR_PARTS) X(TENSOR_ELEMENTS)
 /* clang-format on */
 /* GROUP = heads / kv_heads; ROWS = GROUP * seqlen_q, the query rows that share
  * one key head; TOTAL_Q = rows of the packed Q (varlen), else batch*seqlen_q;
- * PARTS = MOST_PARTS, a constant: divided by MOST_PARTS / P it is P */
+ * PARTS = MOST_PARTS, a constant: divided by MOST_PARTS / P it is P;
+ * TENSOR_PARTS = the plan's tensor_parts, TENSOR_ELEMENTS = elements of all
+ * tensors in `parted` */
 enum { MOST_PARTS = 8 };
 /* clang-format off */
 enum dim {
@@ -163,7 +165,7 @@ typedef struct Extent {
 #define ROLE_LIST(X)                                                           \
     X(fwd) X(fwd_split) X(combine) X(merge)                                    \
     X(delta) X(bwd) X(bwd_dkdv) X(bwd_dq) X(dq_sum) X(dsink)                   \
-    X(dtensor_zero) X(dtensor)
+    X(dtensor_zero) X(dtensor) X(dtensor_sum)
 enum role {
 #define X(name) ROLE_##name,
     ROLE_LIST(X)
@@ -223,6 +225,8 @@ typedef struct Plan {
     Device device;
     int nstep, nbuf, ntensor;
     ProgramTensor tensor[SPEC_TENSORS]; /* as spec_tensors() has them */
+    unsigned parted;  /* bits of these: dtensor_sum adds parts of a gradient */
+    int tensor_parts; /* so many */
     Step step[PLAN_STEPS];
     Buf buf[PLAN_BUFS];
     char note[160]; /* why a tuned row was skipped, or "" */

@@ -5,8 +5,7 @@
  *   bwd       dK, dV and `parts` partial sums of dQ; then dq_sum adds these
  *   bwd_dkdv, bwd_dq   the same in two passes, each alone in what it writes
  *   dsink     the gradient of the sinks
- *   dtensor   those of the tensors that a score program reads, added up in
- *             what dtensor_zero has cleared */
+ * and those of plan_tensor.c */
 #include <stdio.h>
 #include <string.h>
 
@@ -33,11 +32,7 @@ int plan_bwd_roles(const attnc_spec *s, const Tile *t, int role[PLAN_STEPS]) {
     }
     if (s->sink)
         role[n++] = ROLE_dsink;
-    if (s->tensor_grads) {
-        role[n++] = ROLE_dtensor_zero;
-        role[n++] = ROLE_dtensor;
-    }
-    return n;
+    return plan_tensor_roles(s, role, n);
 }
 
 bool plan_bwd_cpu(const attnc_spec *s, int family) {
@@ -64,21 +59,7 @@ static Extent extent(int dim, int64_t div) {
         {{DIM_BATCH, 1}, {DIM_KV_HEADS, 1}, {dim, div}, {DIM_ONE, 1}}};
 }
 
-Extent plan_tensor_grid(const attnc_spec *s, int heads, int block_q) {
-    unsigned owned = grad_owned(spec_score_grad(s));
-    Extent x = {0};
-    int n = 0;
-    if (owned & DEP_B)
-        x.f[n++] = (Factor){DIM_BATCH, 1};
-    if (owned & DEP_H)
-        x.f[n++] = (Factor){heads, 1};
-    if (owned & DEP_Q)
-        x.f[n++] = (Factor){DIM_SEQLEN_Q, block_q};
-    x.f[n] = (Factor){DIM_ONE, 1};
-    return x;
-}
-
-Extent plan_bwd_grid(const attnc_spec *spec, const Step *s) {
+Extent plan_bwd_grid(const Plan *p, const Step *s) {
     const int32_t *v = s->tile.v;
     bool builtin = s->tile.family == TILE_builtin;
     int chunk_k = builtin ? BUILTIN_KEYS : v[T_cpu_bwd_chunk_k];
@@ -93,11 +74,9 @@ Extent plan_bwd_grid(const attnc_spec *spec, const Step *s) {
     case ROLE_dsink:
         return (Extent){{{DIM_HEADS, heads}, {DIM_ONE, 1}}};
     case ROLE_dtensor_zero:
-        return (Extent){{{DIM_PARTS, 1}, {DIM_ONE, 1}}};
     case ROLE_dtensor:
-        return builtin
-                   ? (Extent){{{DIM_ONE, 1}}}
-                   : plan_tensor_grid(spec, DIM_KV_HEADS, v[T_cpu_bwd_block_q]);
+    case ROLE_dtensor_sum:
+        return builtin ? (Extent){{{DIM_ONE, 1}}} : plan_tensor_grid(p, s);
     default:
         return extent(DIM_ROWS, v[T_cpu_rows_rows]);
     }
@@ -155,14 +134,10 @@ static bool reads_tensor(int role, int id) {
     return false;
 }
 
-static bool zero_uses(int id) {
-    return id == PARAM_dtensor || id == PARAM_tensor_n;
-}
-
 bool plan_bwd_uses(int role, int id) {
     bool main = plan_bwd_is_main(role), keys = main || role == ROLE_dq_sum;
-    if (role == ROLE_dtensor_zero)
-        return zero_uses(id);
+    if (plan_tensor_is(role) && !main)
+        return plan_tensor_uses(role, id);
     switch (id) {
     case PARAM_lse:
     case PARAM_lse_stride_b:
@@ -205,6 +180,8 @@ bool plan_bwd_uses(int role, int id) {
     case PARAM_tensor_n:
     case PARAM_tensor_step:
     case PARAM_dtensor:
+    case PARAM_part_tensor:
+    case PARAM_tensor_parts:
         return main;
     default:
         return reads_tensor(role, id);

@@ -8,9 +8,7 @@
  *   bwd       dK and dV, and what the block's keys give to dQ: all of it where
  *             they are all keys, else added to f32 sums, in order or in any
  *   dq_sum    these sums to the type of dQ
- * And where gradients of tensors are asked for:
- *   dtensor_zero   elements that nobody reads have none
- *   dtensor        P and dS once more, whose gradients are added up */
+ * And the steps of plan_tensor.c. */
 #include <stdio.h>
 
 #include "gen.h"
@@ -36,11 +34,7 @@ int cuda_bwd_roles(const attnc_spec *s, const Tile *t, int role[PLAN_STEPS]) {
         role[n++] = ROLE_dq_sum;
     if (s->sink)
         role[n++] = ROLE_dsink;
-    if (s->tensor_grads) {
-        role[n++] = ROLE_dtensor_zero;
-        role[n++] = ROLE_dtensor;
-    }
-    return n;
+    return plan_tensor_roles(s, role, n);
 }
 
 int cuda_bwd_family(int role) {
@@ -69,11 +63,9 @@ static Extent rows(int dim, int64_t div) {
         {{DIM_BATCH, 1}, {DIM_KV_HEADS, 1}, {dim, div}, {DIM_ONE, 1}}};
 }
 
-Extent cuda_bwd_grid(const attnc_spec *spec, const Step *s) {
-    if (s->role == ROLE_dtensor)
-        return plan_tensor_grid(spec, DIM_HEADS, cuda_bwd_of(&s->tile).own);
-    if (s->role == ROLE_dtensor_zero)
-        return (Extent){{{DIM_PARTS, 1}, {DIM_ONE, 1}}};
+Extent cuda_bwd_grid(const Plan *p, const Step *s) {
+    if (plan_tensor_is(s->role))
+        return plan_tensor_grid(p, s);
     if (s->role == ROLE_dsink)
         return (Extent){{{DIM_HEADS, 1}, {DIM_ONE, 1}}};
     if (s->role == ROLE_bwd && cuda_bwd_of(&s->tile).dq == DQ_BLOCK)

@@ -94,6 +94,9 @@ static bool spec_gives(const attnc_spec *s, int id) {
         return s->alibi;
     case PARAM_sink:
         return s->sink;
+    case PARAM_tensor_parts:
+    case PARAM_part_tensor:
+        return spec_grads_parted(s);
     case PARAM_dropout_threshold:
     case PARAM_dropout_scale:
     case PARAM_dropout_seed:
@@ -265,14 +268,14 @@ static int heads_of(const Tile *t) {
 }
 
 /* Items of fwd_split count splits fastest, then blocks of rows. */
-static Extent grid_of(const attnc_spec *spec, const Step *s) {
+static Extent grid_of(const Plan *p, const Step *s) {
     int rows = s->tile.v[0], family = s->tile.family;
     if (family == TILE_cpu_bwd || family == TILE_cpu_rows ||
         (family == TILE_builtin && s->role != ROLE_fwd &&
          s->role != ROLE_merge))
-        return plan_bwd_grid(spec, s);
+        return plan_bwd_grid(p, s);
     if (cuda_is_bwd(family))
-        return cuda_bwd_grid(spec, s);
+        return cuda_bwd_grid(p, s);
     if (s->role == ROLE_fwd_split)
         return extent4(DIM_ROWS, rows, DIM_SEQLEN_K, split_of(&s->tile));
     Extent x = extent4(DIM_ROWS, rows, DIM_ONE, 1);
@@ -314,11 +317,14 @@ void plan_complete(Plan *p) {
         plan_bwd_bufs(p);
     else if (cuda_bwd_plan(p))
         cuda_bwd_bufs(p);
+    p->parted = plan_tensor_step(p) ? spec_grads_parted(&p->spec) : 0;
+    p->tensor_parts = plan_tensor_parts(p);
+    plan_tensor_bufs(p);
     for (int i = 0; i < p->nstep; i++) {
         Step *s = &p->step[i];
         name_entry(p, s);
         list_params(p, s);
-        s->grid = grid_of(&p->spec, s);
+        s->grid = grid_of(p, s);
         int64_t bytes = model_scratch_bytes(&p->spec, &p->device, &s->tile);
         s->scratch_bytes = (bytes + 63) / 64 * 64;
         if (tile_is_cuda(s->tile.family))

@@ -35,8 +35,9 @@ void plan_identity(const Plan *p, Str *out) {
 
 static const char *dim_name(int dim) {
     static const char *const names[] = {
-        "one",      "batch",    "heads", "kv_heads", "group",
-        "seqlen_q", "seqlen_k", "rows",  "total_q",  "parts"};
+        "one",     "batch",    "heads",        "kv_heads",
+        "group",   "seqlen_q", "seqlen_k",     "rows",
+        "total_q", "parts",    "tensor_parts", "tensor_elements"};
     _Static_assert(sizeof names / sizeof *names == DIM_COUNT, "a dim has no "
                                                               "name");
     return names[dim];

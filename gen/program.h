@@ -315,9 +315,16 @@ typedef struct ProgramGrad {
  * The caller frees g->p, on failure too. Values equal to -inf are excluded
  * keys: their gradients are not to be used. */
 int program_grad(const Program *p, unsigned wanted, ProgramGrad *g, Err *e);
-/* Which of DEP_B, _H, _Q pairs that differ in never read the same element:
- * every read of a tensor has it as its index in one and the same dimension. */
-unsigned grad_owned(const ProgramGrad *g);
+/* How the work on gradients may be shared out, in DEP_B, _H, _Q: pairs that
+ * differ in one which a tensor owns never read the same element of it, for
+ * every read has it as its index in one and the same dimension. */
+typedef struct GradShare {
+    unsigned owned;  /* of every tensor */
+    unsigned split;  /* of every wide one: with so many elements that no part
+                        of the work could have a copy of its own */
+    unsigned parted; /* bits of those of g->p that do not own all of `split` */
+} GradShare;
+GradShare grad_share(const ProgramGrad *g);
 
 /* ---- program_intern.c -------------------------------------------------- */
 
@@ -340,6 +347,8 @@ const ProgramGrad *spec_score_grad(const attnc_spec *s);
 int spec_tensors(const attnc_spec *s, ProgramTensor out[SPEC_TENSORS]);
 /* Bits of those that have a gradient. */
 unsigned spec_grads_possible(const attnc_spec *s);
+/* Of tensor_grads those whose gradient is a sum of parts: grad_share. */
+unsigned spec_grads_parted(const attnc_spec *s);
 bool spec_has_programs(const attnc_spec *s);
 /* Does a program read this operand (enum program_operand)? */
 bool spec_reads(const attnc_spec *s, int operand);

@@ -252,13 +252,31 @@ static unsigned dims_by(const ProgramGrad *g, int tensor, int kind) {
     return dims;
 }
 
-unsigned grad_owned(const ProgramGrad *g) {
-    unsigned owned = DEP_B | DEP_H | DEP_Q;
+static unsigned owned_in(const ProgramGrad *g, int tensor) {
+    return (dims_by(g, tensor, INDEX_B) ? DEP_B : 0u) |
+           (dims_by(g, tensor, INDEX_H) ? DEP_H : 0u) |
+           (dims_by(g, tensor, INDEX_Q) ? DEP_Q : 0u);
+}
+
+/* Elements for each query or key, times those for the other or for values of
+ * a computed index. */
+static bool is_wide(const ReadGrad *r) {
+    bool q = !(r->broadcast & DEP_Q), k = !(r->broadcast & DEP_K);
+    return (q && k) || ((q || k) && r->expr >= 0);
+}
+
+GradShare grad_share(const ProgramGrad *g) {
+    unsigned all = DEP_B | DEP_H | DEP_Q;
+    GradShare share = {.owned = all, .split = all};
+    for (int i = 0; i < g->nread; i++) {
+        unsigned owned = owned_in(g, g->read[i].tensor);
+        share.owned &= owned;
+        share.split &= is_wide(&g->read[i]) ? owned : all;
+    }
     for (int i = 0; i < g->nread; i++) {
         int t = g->read[i].tensor;
-        owned &= ~(dims_by(g, t, INDEX_B) ? 0u : DEP_B);
-        owned &= ~(dims_by(g, t, INDEX_H) ? 0u : DEP_H);
-        owned &= ~(dims_by(g, t, INDEX_Q) ? 0u : DEP_Q);
+        if (share.split & ~owned_in(g, t))
+            share.parted |= 1u << t;
     }
-    return owned;
+    return share;
 }

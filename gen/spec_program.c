@@ -300,6 +300,19 @@ unsigned spec_grads_possible(const attnc_spec *s) {
     return possible;
 }
 
+unsigned spec_grads_parted(const attnc_spec *s) {
+    ProgramTensor all[SPEC_TENSORS];
+    const ProgramGrad *g = s->tensor_grads ? spec_score_grad(s) : NULL;
+    unsigned own = g ? grad_share(g).parted : 0, parted = 0;
+    int n = own ? spec_tensors(s, all) : 0;
+    for (int i = 0; i < n; i++) {
+        int t = program_find_tensor(&g->p, all[i].name, strlen(all[i].name));
+        if (t >= 0 && own >> t & 1)
+            parted |= 1u << i;
+    }
+    return parted;
+}
+
 int64_t spec_values_bytes(const attnc_spec *s) {
     const Program *keep = spec_keep(s), *score = spec_score(s);
     const ProgramGrad *grads =

@@ -276,7 +276,8 @@ ATTNC_API int attnc_plan_get_info(const attnc_plan *plan,
                                   attnc_plan_info *info);
 
 /* Bytes of workspace a launch with these sizes needs; reads only the lengths,
- * heads and batch of *sizes. Pure. */
+ * heads and batch of *sizes and, where the plan sums gradients of tensors in
+ * parts, names and extents of `tensors`. Pure. */
 ATTNC_API int attnc_workspace(const attnc_plan *plan, const attnc_args *sizes,
                               size_t *bytes);
 /* Runs the plan's steps. stream: CUDA stream, or NULL (the CPU returns when

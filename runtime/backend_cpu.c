@@ -157,8 +157,8 @@ static int launch(attnc_context *c, const Plan *p, const Kernel *k,
     if (!k->entry[0])
         return err_set(e, ATTNC_E_MISSING, "launch", "target",
                        "this machine cannot run code for %s", p->device.arch);
-    dims_fill(a, dims);
-    if (layout_make(p, dims, c->workers, &l, e) || layout_check(&l, a, e))
+    if (dims_fill(p, a, dims, e) || layout_make(p, dims, c->workers, &l, e) ||
+        layout_check(&l, a, e))
         return e->code;
     zero_bufs(p, &l, a->workspace);
     for (int i = 0; i < p->nstep; i++) {

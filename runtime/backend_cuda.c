@@ -311,8 +311,7 @@ static int launch(attnc_context *ctx, const Plan *p, const Kernel *k,
     (void)ctx;
     if (no_gpu(k, e) || !(n.cuda = cuda_find(e)))
         return e->code;
-    dims_fill(a, n.dims);
-    if (layout_make(p, n.dims, 0, &n.layout, e) ||
+    if (dims_fill(p, a, n.dims, e) || layout_make(p, n.dims, 0, &n.layout, e) ||
         layout_check(&n.layout, a, e) ||
         (n.layout.total && check_pointer(n.cuda, n.loaded, "workspace",
                                          (uint64_t)(uintptr_t)a->workspace, e)))

@@ -22,10 +22,8 @@ static int workspace(const attnc_plan *plan, const attnc_args *a, size_t *bytes,
                      Err *e) {
     int64_t dims[DIM_COUNT];
     Layout l;
-    if (args_check_sizes(a, e))
-        return e->code;
-    dims_fill(a, dims);
-    if (layout_make(&plan->plan, dims, plan->ctx->workers, &l, e))
+    if (args_check_sizes(a, e) || dims_fill(&plan->plan, a, dims, e) ||
+        layout_make(&plan->plan, dims, plan->ctx->workers, &l, e))
         return e->code;
     *bytes = (size_t)l.total;
     return 0;

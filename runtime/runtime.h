@@ -312,8 +312,10 @@ int cache_clear(Cache *c, int64_t *removed, Err *e);
 
 /* ---- slots.c ----------------------------------------------------------- */
 
-/* Fills the sizes of every dim from a launch's lengths. */
-void dims_fill(const attnc_args *a, int64_t dims[DIM_COUNT]);
+/* Fills the sizes of every dim from a launch's lengths, and from the extents
+ * of tensors whose gradients are sums of parts: refused without these. */
+int dims_fill(const Plan *p, const attnc_args *a, int64_t dims[DIM_COUNT],
+              Err *e);
 /* Byte offsets of every Buf and of the per-worker scratch. */
 typedef struct Layout {
     int64_t buf[PLAN_BUFS];

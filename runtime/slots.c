@@ -14,7 +14,40 @@ static int64_t times(int64_t a, int64_t b) {
     return __builtin_mul_overflow(a, b, &r) ? INT64_MAX : r;
 }
 
-void dims_fill(const attnc_args *a, int64_t dims[DIM_COUNT]) {
+/* The tensor of that name, or NULL. */
+static const attnc_array *array_of(const Plan *p, int tensor,
+                                   const attnc_args *a) {
+    for (int64_t i = 0; tensor >= 0 && i < a->tensor_count; i++) {
+        const char *name = a->tensors[i].name;
+        if (name && !strcmp(name, p->tensor[tensor].name))
+            return &a->tensors[i];
+    }
+    return NULL;
+}
+
+/* Elements of those tensors that `parted` names; -1: refused. */
+static int64_t elements(const Plan *p, const attnc_args *a, Err *e) {
+    int64_t sum = 0;
+    for (int i = 0; i < p->ntensor; i++) {
+        const attnc_array *t = array_of(p, i, a);
+        int64_t n = 1;
+        if (!(p->parted >> i & 1))
+            continue;
+        for (int d = 0; t && d < p->tensor[i].rank; d++)
+            n = t->n[d] < 0 ? INT64_MAX : times(n, t->n[d]);
+        if (!t || __builtin_add_overflow(sum, n, &sum)) {
+            err_set(e, ATTNC_E_REQUEST, "launch", p->tensor[i].name,
+                    t ? "its extents are no sizes"
+                      : "not given; the workspace of its gradient depends on "
+                        "its extents");
+            return -1;
+        }
+    }
+    return sum;
+}
+
+int dims_fill(const Plan *p, const attnc_args *a, int64_t dims[DIM_COUNT],
+              Err *e) {
     int64_t group = a->kv_heads > 0 ? a->heads / a->kv_heads : 0;
     dims[DIM_ONE] = 1;
     dims[DIM_BATCH] = a->batch;
@@ -27,6 +60,9 @@ void dims_fill(const attnc_args *a, int64_t dims[DIM_COUNT]) {
     /* varlen: an upper bound, for cu_seqlens may lie on a device. */
     dims[DIM_TOTAL_Q] = times(a->batch, a->seqlen_q);
     dims[DIM_PARTS] = MOST_PARTS;
+    dims[DIM_TENSOR_PARTS] = p->tensor_parts;
+    dims[DIM_TENSOR_ELEMENTS] = elements(p, a, e);
+    return dims[DIM_TENSOR_ELEMENTS] < 0 ? e->code : 0;
 }
 
 /* Offset of the next array of `bytes` after *total; -1 on overflow. */
@@ -168,16 +204,6 @@ static const uint16_t place_of[PARAM_COUNT] = {
 };
 #undef AT
 
-/* The tensor of that name; args_check has seen that there is one. */
-static const attnc_array *array_of(const Plan *p, int tensor,
-                                   const attnc_args *a) {
-    for (int64_t i = 0; tensor >= 0 && i < a->tensor_count; i++) {
-        if (!strcmp(a->tensors[i].name, p->tensor[tensor].name))
-            return &a->tensors[i];
-    }
-    return NULL;
-}
-
 static uint64_t tensor_value(const Plan *p, const Param *param,
                              const attnc_args *a) {
     const attnc_array *t = array_of(p, param->tensor, a);
@@ -215,6 +241,8 @@ uint64_t slot_value(const Plan *p, const Param *param, const attnc_args *a,
         return (uint64_t)(a->dropout_b0 * heads_total(a) + a->dropout_h0);
     case PARAM_dropout_heads:
         return (uint64_t)heads_total(a);
+    case PARAM_tensor_parts:
+        return (uint64_t)p->tensor_parts;
     case PARAM_tensor:
     case PARAM_tensor_n:
     case PARAM_tensor_step:

@@ -106,7 +106,7 @@ static void launch_unread(attnc_plan *plan, Data *d, int mode) {
     Layout layout;
     Err err = {0};
     workspace_make(plan, d);
-    dims_fill(a, dims);
+    assert_int_equal(dims_fill(p, a, dims, &err), 0);
     assert_int_equal(layout_make(p, dims, 0, &layout, &err), 0);
     for (int i = 0; i < p->nstep; i++) {
         const Step *s = &p->step[i];

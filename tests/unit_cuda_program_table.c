@@ -14,13 +14,15 @@ static const char *const specs[] = {
     "dtype=bf16 head_dim=128 mask=causal bias=hqk",
     "dtype=f16 head_dim=64 pass=bwd mask=causal bias=hqk tensor_grads=1 "
     "score_program=\"30.0 * tanh(s / 30.0)\"",
+    "dtype=bf16 head_dim=64 pass=bwd mask=causal tensor_grads=1 "
+    "score_program=\"f32 t[:,:]; s + t[min(abs(q - k), 99), h]\"",
     /* in the long form */
     "dtype=f16 head_dim=64 score_program=\"f32 t[:,:]; let d = k - q; let n = "
     "abs(d); s + t[(d > 0 ? 16 : 0) + (n < 8 ? n : min(8 + int(log(max(n, 1) "
     "/ 8.0) / log(16.0) * 8), 15)), h] * exp(0.1 * s)\"",
     "dtype=f16 head_dim=128 pass=bwd sparsity=\"fixed:stride=4 block=64\"",
     "dtype=f32 head_dim=64 sparsity=\"ds-longformer:window=3 block=64\""};
-enum { ARCHS = 3, FEW = 5, SPECS = 8, TRIES = 4 };
+enum { ARCHS = 3, FEW = 6, SPECS = 9, TRIES = 4 };
 
 static Plan plan_for(const char *arch, const char *spec, const Pins *pins) {
     attnc_spec s = ATTNC_SPEC_DEFAULT;

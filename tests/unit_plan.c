@@ -111,7 +111,7 @@ static void the_builtin_kernel_takes_everything(void **state) {
     const Step *s = &p.step[0];
     assert_int_equal(p.nstep, 1);
     assert_int_equal(s->tile.family, TILE_builtin);
-    assert_int_equal(s->nparam, PARAM_COUNT - 6); /* not the buffers */
+    assert_int_equal(s->nparam, PARAM_COUNT - 7); /* not the buffers */
     assert_true(takes(s, PARAM_spec));
     assert_true(s->scratch_bytes >= builtin_scratch(&p.spec));
     assert_int_equal(size(&s->grid, 1, 8, 2, 1024, 9),

@@ -104,12 +104,14 @@ static void spec_set_text(attnc_spec *s, const char *text) {
         fail_msg("%s: %s", text, e.text);
 }
 
+/* Hints that may be wrong: they say into how many parts work falls. */
 static attnc_shape shape_of(const Case *c) {
     attnc_shape shape = ATTNC_SHAPE_DEFAULT;
-    shape.batch = c->batch;
+    int64_t length = random_int(0, 2), batch = random_int(0, 3);
+    shape.batch = batch ? c->batch : random_int(1, 9);
     shape.heads = c->heads;
     shape.kv_heads = c->kv_heads;
-    shape.seqlen_q = c->nq ? c->nq : 1;
+    shape.seqlen_q = !c->nq ? 1 : length ? c->nq : random_int(1, 4 * c->nq);
     shape.seqlen_k = c->nk ? c->nk : 1;
     return shape;
 }
@@ -294,8 +296,89 @@ static void nan_behind_a_mask_reaches_nothing(void **state) {
     attnc_context_destroy(ctx);
 }
 
+/* ---- bits of tensors' gradients ---------------------------------------- */
+
+/* Parts of a table, of heads' slopes, of a bias beside a table that nobody
+ * reads beyond 90; of what an item owns. */
+static const Kind summed[] = {
+    {"score_program=\"f32 table[:,:]; s + table[min(abs(q - k) / 8, 8), h]\" "
+     "mask=causal",
+     {3, 4, 2, 300, 300}},
+    {"score_program=\"f32 slope[:]; s - slope[0] * abs(q - k) * 0.1\"",
+     {2, 4, 2, 200, 130}},
+    {"bias=qk score_program=\"f32 row[:]; s + row[min(abs(q - k), 90)]\"",
+     {3, 2, 1, 200, 200}},
+    {"bias=bk dropout=1 lens_k=1", {3, 4, 2, 150, 130}},
+    {"bias=q varlen=1 dtype=f16", {3, 4, 2, 150, 130}},
+};
+
+/* Equal to `first`, which the first launch makes. */
+static void expect_same(const Arrays *x, float *first[SPEC_TENSORS]) {
+    for (int i = 0; i < x->n; i++) {
+        size_t bytes = sizeof(float) * (size_t)x->size[i];
+        if (!x->grad[i])
+            continue;
+        if (!first[i]) {
+            first[i] = malloc(bytes + 1);
+            memcpy(first[i], x->grad[i], bytes);
+        }
+        assert_memory_equal(first[i], x->grad[i], bytes);
+    }
+}
+
+/* Elements of row beyond what it is read at have no gradient. */
+static void expect_zeros(const Arrays *x) {
+    for (int i = 0; i < x->n; i++)
+        for (int64_t e = 91; !strcmp(x->known[i].name, "row") && e < x->size[i];
+             e++)
+            assert_true(x->grad[i][e] == 0);
+}
+
+/* On 1, 2 and 5 threads, twice each, into fresh poison. */
+static void check_bits(const Kind *kind) {
+    Case c = case_of_kind(kind), first = c;
+    attnc_shape shape = shape_of(&c);
+    attnc_spec spec = grad_spec(&c);
+    float *grad[SPEC_TENSORS] = {0};
+    GradData g;
+    Arrays arrays;
+    first.spec.tensor_grads = 0;
+    grad_make(&c, &g);
+    arrays_make(&c, &arrays, &g.d.args);
+    for (int run = 0; run < 6; run++) {
+        attnc_context *ctx =
+            context_make(KERNEL_COMPILED, NULL, (int[]){1, 2, 5}[run / 2]);
+        attnc_plan *fwd = plan_make(ctx, &first.spec, &shape);
+        attnc_plan *bwd = plan_make(ctx, &spec, &shape);
+        for (int i = 0; i < arrays.n; i++) {
+            arrays.array[i].grad = NULL;
+            for (int64_t e = 0; arrays.grad[i] && e < arrays.size[i]; e++)
+                arrays.grad[i][e] = NAN;
+        }
+        case_launch(&c, fwd, &g.d);
+        arrays_ask(&arrays);
+        case_launch(&c, bwd, &g.d);
+        expect_same(&arrays, grad);
+        expect_zeros(&arrays);
+        attnc_plan_release(bwd);
+        attnc_plan_release(fwd);
+        attnc_context_destroy(ctx);
+    }
+    for (int i = 0; i < SPEC_TENSORS; i++)
+        free(grad[i]);
+    arrays_free(&arrays);
+    grad_free(&g);
+}
+
+static void threads_change_no_bit_of_a_gradient(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof summed / sizeof *summed; i++)
+        check_bits(&summed[i]);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(threads_change_no_bit_of_a_gradient),
         cmocka_unit_test(programs_agree_with_f64),
         cmocka_unit_test(nan_behind_a_mask_reaches_nothing),
     };

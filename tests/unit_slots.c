@@ -74,25 +74,6 @@ static void accepted(const Plan *p, const attnc_args *a) {
 
 /* ---- sizes and workspace ------------------------------------------------ */
 
-static void dims_follow_the_lengths(void **state) {
-    (void)state;
-    int64_t dims[DIM_COUNT];
-    attnc_args a = good();
-    dims_fill(&a, dims);
-    assert_int_equal(dims[DIM_ONE], 1);
-    assert_int_equal(dims[DIM_BATCH], B);
-    assert_int_equal(dims[DIM_HEADS], H);
-    assert_int_equal(dims[DIM_KV_HEADS], HK);
-    assert_int_equal(dims[DIM_GROUP], H / HK);
-    assert_int_equal(dims[DIM_SEQLEN_Q], NQ);
-    assert_int_equal(dims[DIM_SEQLEN_K], NK);
-    assert_int_equal(dims[DIM_ROWS], H / HK * NQ);
-    assert_int_equal(dims[DIM_TOTAL_Q], B * NQ);
-    a.seqlen_k = 0;
-    dims_fill(&a, dims);
-    assert_int_equal(dims[DIM_SEQLEN_K], 0); /* no splits */
-}
-
 /* A plan of two buffers and two steps, made up. */
 static Plan made_up(void) {
     return (Plan){
@@ -110,6 +91,27 @@ static Plan made_up(void) {
     };
 }
 
+static void dims_follow_the_lengths(void **state) {
+    (void)state;
+    int64_t dims[DIM_COUNT];
+    attnc_args a = good();
+    Plan p = made_up();
+    Err e = {0};
+    assert_int_equal(dims_fill(&p, &a, dims, &e), 0);
+    assert_int_equal(dims[DIM_ONE], 1);
+    assert_int_equal(dims[DIM_BATCH], B);
+    assert_int_equal(dims[DIM_HEADS], H);
+    assert_int_equal(dims[DIM_KV_HEADS], HK);
+    assert_int_equal(dims[DIM_GROUP], H / HK);
+    assert_int_equal(dims[DIM_SEQLEN_Q], NQ);
+    assert_int_equal(dims[DIM_SEQLEN_K], NK);
+    assert_int_equal(dims[DIM_ROWS], H / HK * NQ);
+    assert_int_equal(dims[DIM_TOTAL_Q], B * NQ);
+    a.seqlen_k = 0;
+    assert_int_equal(dims_fill(&p, &a, dims, &e), 0);
+    assert_int_equal(dims[DIM_SEQLEN_K], 0); /* no splits */
+}
+
 static void the_workspace_is_aligned_and_does_not_overlap(void **state) {
     (void)state;
     int64_t dims[DIM_COUNT];
@@ -117,7 +119,7 @@ static void the_workspace_is_aligned_and_does_not_overlap(void **state) {
     Plan p = made_up();
     Layout l;
     Err e = {0};
-    dims_fill(&a, dims);
+    assert_int_equal(dims_fill(&p, &a, dims, &e), 0);
     assert_int_equal(layout_make(&p, dims, 3, &l, &e), 0);
     assert_int_equal(l.buf[0], 0); /* ceil(15 / 4) * 3 * 4 = 48 bytes */
     assert_int_equal(l.buf[1], 64);
@@ -136,7 +138,7 @@ static void a_workspace_beyond_63_bits_is_refused(void **state) {
     Plan p = made_up();
     p.buf[0].fixed = INT64_MAX / 8;
     Err e = {0};
-    dims_fill(&a, dims);
+    assert_int_equal(dims_fill(&p, &a, dims, &e), 0);
     assert_int_equal(layout_make(&p, dims, 1, &l, &e), ATTNC_E_REQUEST);
     p = made_up();
     p.step[1].scratch_bytes = INT64_MAX / 2;
@@ -145,7 +147,7 @@ static void a_workspace_beyond_63_bits_is_refused(void **state) {
     p = made_up();
     a.heads = a.seqlen_q = INT64_MAX;
     e = (Err){0};
-    dims_fill(&a, dims);
+    assert_int_equal(dims_fill(&p, &a, dims, &e), 0);
     assert_int_equal(layout_make(&p, dims, 1, &l, &e), ATTNC_E_REQUEST);
 }
 

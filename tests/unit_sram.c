@@ -44,7 +44,7 @@ static void run_plan(const Case *c, const attnc_plan *plan, Data *d) {
     Err e = {0};
     Layout l;
     const Plan *p = &plan->plan;
-    dims_fill(&d->args, dims);
+    assert_int_equal(dims_fill(p, &d->args, dims, &e), 0);
     assert_int_equal(layout_make(p, dims, 1, &l, &e), 0);
     for (int i = 0; i < p->nstep; i++) {
         uint64_t slots[STEP_PARAMS];

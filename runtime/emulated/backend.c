@@ -326,8 +326,7 @@ static int run(attnc_context *c, const Plan *p, const Kernel *k,
                Err *e) {
     Machine *m = k->module;
     Launch n = {.context = c, .plan = p, .args = a};
-    dims_fill(a, n.dims);
-    if (layout_make(p, n.dims, 0, &n.layout, e) ||
+    if (dims_fill(p, a, n.dims, e) || layout_make(p, n.dims, 0, &n.layout, e) ||
         layout_check(&n.layout, a, e))
         return e->code;
     EmuConfig next = config_of(m->launches++);

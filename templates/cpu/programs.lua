@@ -66,15 +66,16 @@ end
 
 -- In words, what a work item of dtensor owns.
 function owned_words()
+    local function owns(letter) return programs.owned:find(letter, 1, true) end
     return (owns("b") and "a batch entry, " or "all batch entries, ") ..
         (owns("h") and "a kv head, " or "all heads, ") ..
-        (owns("q") and "BLOCK_Q queries" or "all queries")
+        (owns("q") and "BLOCK_Q queries" or "all queries") ..
+        (parted and ";\n * of these one part, with a copy of the gradients" or "")
 end
 
--- Do elements whose gradients are wanted differ where this index does?
-function owns(letter)
-    return programs.owned:find(letter, 1, true) ~= nil
-end
+-- The argument that says where a part's copy lies.
+copy_param = parted and ", f32 *copy" or ""
+copy_arg = parted and ", copy" or ""
 
 -- What turns scores into weights, or into gradients of a read, and where to.
 function weights_of(read)

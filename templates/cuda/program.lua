@@ -38,8 +38,9 @@ for _, t in ipairs(programs.tensors) do
 end
 
 -- Over which steps gradients of tensors go.
-first_step = programs.keep and "next_step(&a, &w, &b, b.lo).lo" or "b.lo"
-next_step = programs.keep and "next_step(&a, &w, &b, lo + OTHER).lo" or "lo + OTHER"
+first_step = programs.keep and "next_step(a, &w, &b, b.lo).lo" or "b.lo"
+next_step = programs.keep and "next_step(a, &w, &b, lo + OTHER).lo" or "lo + OTHER"
+copy_param = parted and ", float *copy" or ""
 
 -- C for an index of the i-th read with a gradient.
 function read_index(i, dim)
@@ -55,9 +56,10 @@ function is_direct(read)
     return reads == 1 and uses(indices, "q") and uses(indices, "k")
 end
 
+-- Have parts of the work copies of the gradient that this read adds to?
+function is_parted(read) return gradient_of(read.tensor):find("^copy") ~= nil end
+
 -- The call that clears a tensor's gradient.
 function zero_call(t)
-    local n = "1"
-    for dim = 0, t.rank - 1 do n = ("%s * a.tensor_%s_n%d"):format(n, t.name, dim) end
-    return ("zero(a.dtensor_%s, %s);"):format(t.name, n)
+    return ("zero(a.dtensor_%s, %s);"):format(t.name, elements(t, "a."))
 end
