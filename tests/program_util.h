@@ -6,8 +6,8 @@
 
 #include <math.h>
 
+#include "fuzz/program_random.h"
 #include "gen_util.h"
-#include "program_random.h"
 
 static inline Program program(const char *text, int kind) {
     Program p;

@@ -2,7 +2,7 @@
  * Mask programs, score programs, patterns and biases in the forward kernels of
  * GPUs, on emulated devices against f64. */
 #include "emu/programs.h"
-#include "program_random.h"
+#include "fuzz/program_random.h"
 
 /* ---- sizes ------------------------------------------------------------- */
 

@@ -3,7 +3,7 @@
  * many of them in one kernel, which a number among its tensors chooses from. */
 #include "program_truth.h"
 
-#include "program_random.h"
+#include "fuzz/program_random.h"
 
 enum { KERNELS = 17, EACH = 12 };
 

@@ -47,10 +47,11 @@ typedef struct Case {
     bool alone; /* on one thread, the time shared out as if to all */
     double
         bound; /* what it is held against: the ratio is this over the value */
-    double density; /* of a pattern: kept blocks of all */
-    int rivals;     /* so many cases before this one are slower, one hopes: the
+    double share, start_us; /* of a pattern: of the dense time it may take so
+                               much, and this */
+    int rivals;  /* so many cases before this one are slower, one hopes: the
                  * ratio says how many times */
-    bool listed;    /* its pattern comes as an attnc_pattern */
+    bool listed; /* its pattern comes as an attnc_pattern */
     bool failed;
     attnc_plan *plan;
     attnc_pattern *pattern; /* the blocks of a listed one */

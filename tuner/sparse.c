@@ -44,7 +44,7 @@ double sample_allowed(Bench *b, Case *c) {
         return -1;
     double us = sample_us(b, c);
     if (us >= 0 && s->n)
-        c->bound = ((MORE * c->density + SKIP) * s->v[s->n - 1] + START_US);
+        c->bound = c->share * s->v[s->n - 1] + c->start_us;
     return us;
 }
 
@@ -63,9 +63,11 @@ static double density_of(const char *text, int64_t block, int64_t n) {
 
 static bool set_pattern(Case *c, const char *text, int block, int64_t n) {
     char whole[96];
-    c->density = density_of(text, block, n);
+    double density = density_of(text, block, n);
+    c->share = MORE * density + SKIP;
+    c->start_us = START_US;
     snprintf(whole, sizeof whole, "%s block=%d", text, block);
-    return c->density > 0 &&
+    return density > 0 &&
            !attnc_program_create(whole, ATTNC_PATTERN, &c->spec.sparsity);
 }
 
@@ -102,6 +104,39 @@ static void pattern(Bench *b, const Case *dense, const char *text, int block) {
         list_of(b, c);
 }
 
+/* Milliseconds of FlashAttention and Block-Sparse FlashAttention in tables 18
+ * and 19 of the paper, neither mask nor dropout, from 1024 keys on: these are
+ * the butterfly of min(n / 8, 256) keys a row. */
+enum { PAPER_FIRST = 1024 };
+static const struct {
+    double flash, sparse;
+} paper[][2] = {{{0.68, 0.61}, {1.62, 0.38}},
+                {{2.40, 0.61}, {5.45, 1.20}},
+                {{8.42, 0.96}, {21.57, 2.34}},
+                {{35.54, 1.69}, {84.75, 4.69}},
+                {{134.03, 3.02}, {336.00, 9.10}}};
+
+/* May take the share of the dense time that it takes in the paper. */
+static void as_the_paper(Bench *b, const Case *dense) {
+    char name[48], text[16];
+    int64_t n = dense->shape.seqlen_q, keys = n / 8 < 256 ? n / 8 : 256;
+    int row = __builtin_ctzll((uint64_t)(n / PAPER_FIRST));
+    int back = dense->spec.pass == ATTNC_PASS_BWD;
+    snprintf(text, sizeof text, "butterfly:m=%d", (int)(keys / 64 - 1));
+    snprintf(name, sizeof name, "%.*sthe paper's %s",
+             (int)strcspn(dense->name, "d"), dense->name, text);
+    Case *c = case_add(b, "sparse", "us", sample_allowed, name);
+    if (!c)
+        return;
+    c->spec = dense->spec;
+    c->shape = dense->shape;
+    c->part = (int)(c - dense);
+    if (!set_pattern(c, text, 64, n))
+        b->ncase--;
+    c->share = paper[row][back].sparse / paper[row][back].flash;
+    c->start_us = 0;
+}
+
 /* The dense case first, for the bound of the others. */
 static void patterns(Bench *b, int pass, int64_t n, int least_block) {
     char name[48];
@@ -112,6 +147,7 @@ static void patterns(Bench *b, int pass, int64_t n, int least_block) {
         return;
     case_sizes(dense, ATTNC_F32, 64, ATTNC_MASK_NONE, n);
     dense->spec.pass = pass;
+    as_the_paper(b, dense);
     for (int block = 64; block >= least_block; block /= 2)
         for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
             pattern(b, dense, texts[i], block);
@@ -136,9 +172,14 @@ static void programs(Bench *b, int d, int64_t n) {
 }
 
 void sparse_cases(Bench *b) {
-    for (int64_t n = 4096; n <= 16384; n *= 2)
-        patterns(b, ATTNC_PASS_FWD, n, n == 4096 ? 16 : 64);
-    patterns(b, ATTNC_PASS_BWD, 4096, 64);
+    static const int only_the_papers = 128;
+    for (int64_t n = PAPER_FIRST; n <= 16384; n *= 2)
+        patterns(b, ATTNC_PASS_FWD, n,
+                 n < 4096    ? only_the_papers
+                 : n == 4096 ? 16
+                             : 64);
+    for (int64_t n = PAPER_FIRST; n <= 8192; n *= 2)
+        patterns(b, ATTNC_PASS_BWD, n, n == 4096 ? 64 : only_the_papers);
     for (int d = 64; d <= 128; d += 64)
         programs(b, d, 4096);
 }

@@ -6,9 +6,6 @@
 split = false
 window = S.mask == "window"
 
--- The text where the condition holds; else nothing.
-function when(condition, text) return condition and text or "" end
-
 -- Lengths of entry b, which begins at from.
 local function length(a, name, from, b)
     local listed = ("length_in(%scu_seqlens_%s + %s + 1, %s, (i32)%sseqlen_%s)")

@@ -100,6 +100,29 @@ function stage(name, ...)
     return include("cuda/stage/" .. name .. ".cu.in", ...)
 end
 
+-- The text where the condition holds; else nothing.
+function when(condition, text) return condition and text or "" end
+
+-- Stages by name, several to a text; false: none.
+local function stages(...)
+    for i = 1, select("#", ...) do
+        for name in ((select(i, ...)) or ""):gmatch("%S+") do stage(name) end
+    end
+end
+
+-- The code of a forward.
+function forward_stages()
+    stages "args team job row_ptr chunk walk"
+    for _, name in ipairs { "q", "k", "v" } do stage("load", name) end
+    stages("lanes open_state", mma_family and "place load_q",
+        has_programs and "program/row_ids", "qk", scaled and "score",
+        programs.score and "program/score", (masked or not whole_k) and "keep",
+        programs.keep and "program/keep", verdicts and "program/tiles", "softmax",
+        S.dropout and "drop", "pv", hides and "odd", not split and "out_ptr",
+        split and "store_part" or "store", "sync tile open_tiles",
+        "pipeline_" .. (held and "held" or L.k_stages .. "_" .. L.v_stages))
+end
+
 -- The sets of primitives that some step calls for.
 function prim_parts()
     local parts = { "base", "memory", "warp" }

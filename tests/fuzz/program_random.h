@@ -3,6 +3,12 @@
 #ifndef PROGRAM_RANDOM_H
 #define PROGRAM_RANDOM_H
 
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
 #include "program.h"
 
 /* ---- chance ------------------------------------------------------------ */
