@@ -93,15 +93,9 @@ enum tile_index {
 
 /* ---- tensors that programs read (program.h) ---------------------------- */
 
-enum program_dtype {
-    ARRAY_F16,
-    ARRAY_F32,
-    ARRAY_I32,
-    ARRAY_BOOL,
-    ARRAY_BITS, /* bools, 32 to a little-endian word */
-    ARRAY_DTYPES
-};
+enum program_dtype { ARRAY_F16, ARRAY_F32, ARRAY_I32, ARRAY_BOOL, ARRAY_BITS };
 enum {
+    ARRAY_DTYPES = ARRAY_BITS + 1,
     PROGRAM_NAME = 32,
     PROGRAM_RANK = 4,
     PROGRAM_TENSORS = 8,

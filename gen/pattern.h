@@ -95,9 +95,9 @@ typedef struct BlockList {
 
 /* Time and memory O(blocks kept + rows + columns). */
 int pattern_list(const Pattern *p, int64_t h, BlockList *out, Err *e);
-/* Sets to[a * width + e] to 1 for each block (a, e) that head h keeps. */
-int pattern_mark(const Pattern *p, int64_t h, uint8_t *to, int64_t width,
-                 Err *e);
+/* Of a pattern without a closed form: sets bit a * width + e of `to`, which is
+ * zero, for each block (a, e) that head h keeps. width: multiple of 32. */
+void pattern_mark(const Pattern *p, int64_t h, uint32_t *to, int64_t width);
 /* Calls fn for each block (a, e) that head h keeps. */
 int pattern_each(const Pattern *p, int64_t h,
                  void (*fn)(void *user, int64_t a, int64_t e), void *user,

@@ -23,73 +23,82 @@ static void remove_block(Gone *g, int64_t block) {
     g->n++;
 }
 
-static uint32_t word(const Pattern *p, int64_t h, int64_t a, int t) {
-    uint32_t x[4] = {(uint32_t)t / 4, (uint32_t)a, (uint32_t)h, 0};
-    philox(x, (uint64_t)p->a.seed, PHILOX_ROUNDS);
-    return x[t % 4];
+/* What row a of head h draws. */
+typedef struct Draw {
+    const Pattern *p;
+    int64_t h, a;
+    int64_t *out;
+    int n;         /* drawn */
+    uint32_t x[4]; /* words n / 4 * 4 .. */
+} Draw;
+
+static uint32_t next_word(Draw *d) {
+    if (d->n % 4 == 0) {
+        uint32_t x[4] = {(uint32_t)d->n / 4, (uint32_t)d->a, (uint32_t)d->h, 0};
+        philox(x, (uint64_t)d->p->a.seed, PHILOX_ROUNDS);
+        memcpy(d->x, x, sizeof x);
+    }
+    return d->x[d->n % 4];
 }
 
-/* At most `count` of lo .. hi - 1 but those gone, to out[*n]. */
-static void sample(const Pattern *p, int64_t h, int64_t a, int64_t lo,
-                   int64_t hi, int64_t count, Gone *gone, int64_t *out,
-                   int *n) {
+/* At most `count` of lo .. hi - 1 but those gone. */
+static void sample(Draw *d, int64_t lo, int64_t hi, int64_t count, Gone *gone) {
     int64_t left = hi - lo;
     for (int i = 0; i < gone->n; i++)
         left -= lo <= gone->block[i] && gone->block[i] < hi;
     for (; count > 0 && left > 0; count--, left--) {
-        int64_t pick =
-            (int64_t)((uint64_t)word(p, h, a, *n) * (uint64_t)left >> 32);
+        int64_t pick = (int64_t)((uint64_t)next_word(d) * (uint64_t)left >> 32);
         int64_t block = lo + pick;
         for (int i = 0; i < gone->n; i++) {
             if (lo <= gone->block[i] && gone->block[i] <= block)
                 block++;
         }
-        remove_block(gone, block);
-        out[(*n)++] = block;
+        if (count > 1)
+            remove_block(gone, block);
+        d->out[d->n++] = block;
     }
 }
 
 /* From the segment [lo, hi): not the window, the first block of all, the last
  * of the segment, and what a row beside those would read twice. */
-static void sample_segment(const Pattern *p, int64_t h, int64_t a, int64_t lo,
-                           int64_t hi, int64_t count, int64_t *out, int *n) {
-    Gone gone = {0};
-    for (int64_t e = a - 1; e <= a + 1; e++)
+static void sample_segment(Draw *d, int64_t lo, int64_t hi, int64_t count) {
+    Gone gone;
+    gone.n = 0;
+    for (int64_t e = d->a - 1; e <= d->a + 1; e++)
         remove_block(&gone, e);
     remove_block(&gone, 0);
     remove_block(&gone, hi - 1);
-    if (a == 1)
+    if (d->a == 1)
         remove_block(&gone, hi - 2);
-    if (a == hi - 2)
+    if (d->a == hi - 2)
         remove_block(&gone, 1);
-    sample(p, h, a, lo, hi, count, &gone, out, n);
+    sample(d, lo, hi, count, &gone);
 }
 
-static int draw_bigbird(const Pattern *p, int64_t h, int64_t a, int64_t *out) {
-    int64_t nb = p->nbk, r = p->a.random;
-    int n = 0;
-    if (a < 1 || a > nb - 2)
-        return 0;
+static void draw_bigbird(Draw *d) {
+    int64_t nb = d->p->nbk, r = d->p->a.random;
+    if (d->a < 1 || d->a > nb - 2)
+        return;
     if (2 * r + 5 < nb) {
-        sample_segment(p, h, a, 0, 2 * r + 5, r, out, &n);
+        sample_segment(d, 0, 2 * r + 5, r);
     } else if (r + 5 < nb) {
-        sample_segment(p, h, a, 0, r + 5, r / 2, out, &n);
-        sample_segment(p, h, a, r + 5, nb, r - r / 2, out, &n);
+        sample_segment(d, 0, r + 5, r / 2);
+        sample_segment(d, r + 5, nb, r - r / 2);
     } else {
-        sample_segment(p, h, a, 0, nb, r, out, &n);
+        sample_segment(d, 0, nb, r);
     }
-    return n;
 }
 
 int pattern_draw(const Pattern *p, int64_t h, int64_t a,
                  int64_t out[PATTERN_DRAWS]) {
-    int n = 0;
+    Draw d = {.p = p, .h = h, .a = a, .out = out};
     if (p->kind == PATTERN_ORIG_BIGBIRD)
-        return draw_bigbird(p, h, a, out);
+        draw_bigbird(&d);
     if (p->kind == PATTERN_DS_BIGBIRD) {
-        Gone none = {0};
+        Gone gone;
+        gone.n = 0;
         int64_t end = p->a.causal && a + 1 < p->nbk ? a + 1 : p->nbk;
-        sample(p, h, a, 0, end, p->a.random, &none, out, &n);
+        sample(&d, 0, end, p->a.random, &gone);
     }
-    return n;
+    return d.n;
 }

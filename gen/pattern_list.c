@@ -15,12 +15,29 @@ typedef struct Row {
     int64_t *mark; /* of each block the row + 1 that took it last */
     int32_t *out;
     int64_t n, cap;
-    bool bad; /* out of memory */
+    bool bad;       /* out of memory */
+    uint32_t *bits; /* if given, blocks are marked there, not collected */
 } Row;
+
+/* Sets bits lo .. hi - 1. */
+static void set_bits(uint32_t *to, int64_t lo, int64_t hi) {
+    if (hi == lo + 1) { /* soon: as most are, those drawn */
+        to[lo >> 5] |= 1u << (lo & 31);
+        return;
+    }
+    for (int64_t w = lo >> 5; w << 5 < hi; w++) {
+        uint32_t from = w == lo >> 5 ? ~0u << (lo & 31) : ~0u;
+        to[w] |= hi - (w << 5) < 32 ? from & ~(~0u << (hi & 31)) : from;
+    }
+}
 
 static void take(Row *r, int64_t lo, int64_t hi) {
     lo = lo > 0 ? lo : 0;
     hi = hi < r->p->nbk ? hi : r->p->nbk;
+    if (r->bits && lo < hi)
+        set_bits(r->bits, lo, hi);
+    if (r->bits)
+        return;
     for (int64_t e = lo; e < hi && !r->bad; e++) {
         if (r->mark[e] == r->a + 1)
             continue;
@@ -295,20 +312,17 @@ static bool keeps(const Row *r, int64_t e) {
     return pattern_keep(p, r->h, r->a, e);
 }
 
-int pattern_mark(const Pattern *p, int64_t h, uint8_t *to, int64_t width,
-                 Err *e) {
+void pattern_mark(const Pattern *p, int64_t h, uint32_t *to, int64_t width) {
     Row r = {.p = p, .h = h};
-    r.mark = calloc((size_t)p->nbk + 1, sizeof *r.mark);
-    r.bad = !r.mark;
-    for (; r.a < p->nbq && !r.bad; r.a++) {
-        r.n = 0;
+    for (; r.a < p->nbq; r.a++) {
+        r.bits = to + r.a * width / 32;
         row_blocks(&r);
-        for (int64_t i = 0; i < r.n; i++)
-            to[r.a * width + r.out[i]] = keeps(&r, r.out[i]);
+        if (!p->a.causal || r.a + 1 >= p->nbk)
+            continue;
+        int64_t w = (r.a + 1) >> 5;
+        r.bits[w] &= ~(~0u << ((r.a + 1) & 31));
+        memset(r.bits + w + 1, 0, (size_t)(width / 32 - w - 1) * 4);
     }
-    free(r.mark);
-    free(r.out);
-    return r.bad ? err_set(e, ERR_MEMORY, "pattern", NULL, "no memory") : 0;
 }
 
 int pattern_each(const Pattern *p, int64_t h,

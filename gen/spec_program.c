@@ -125,7 +125,7 @@ static void pattern_text_of(const Pattern *p, Str *text) {
         return;
     long long block = p->block;
     str_addf(text,
-             "bool pattern_blocks[:,:,:,:]; "
+             "bits pattern_blocks[:,:,:,:]; "
              "pattern_blocks[b, h, q / %lld, k / %lld]%s",
              block, block, p->a.causal ? " && k <= q" : "");
 }

@@ -204,17 +204,19 @@ static bool copy_lists(const attnc_program *p, attnc_pattern_lists *x) {
 static void shape_array(Blocks *b) {
     const attnc_pattern_lists *x = &b->lists;
     int64_t rows = row_blocks(b->sparsity, x->seqlen_q);
-    int64_t columns = row_blocks(b->sparsity, x->seqlen_k);
+    int64_t block = b->sparsity->pattern.block;
+    int64_t columns = (x->seqlen_k + block - 1) / block;
+    int64_t width = (columns + 31) / 32 * 32; /* rows are whole words */
     bool alike = is_bsr(b->sparsity) && x->list_heads == 1;
     int64_t lists = alike ? 1 : x->heads;
     b->array = (attnc_array){
         .name = "pattern_blocks",
-        .dtype = ATTNC_ARRAY_BOOL,
+        .dtype = ATTNC_ARRAY_BITS,
         .rank = 4,
         .n = {x->batch ? x->batch : PROGRAM_FAR, x->heads, rows, columns},
-        .stride = {x->batch ? lists * rows * columns : 0,
-                   lists > 1 ? rows * columns : 0, columns, 1}};
-    b->bytes = (size_t)((x->batch ? x->batch : 1) * lists * rows * columns);
+        .stride = {x->batch ? lists * rows * width : 0,
+                   lists > 1 ? rows * width : 0, width, 1}};
+    b->bytes = (size_t)((x->batch ? x->batch : 1) * lists * rows * width / 8);
 }
 
 /* The pattern with its lists, still without lengths. */
@@ -239,7 +241,7 @@ static void count_loads(Blocks *b) {
 }
 
 /* Blocks of entry i, the sequence's own lengths. */
-static int mark_entry(const Blocks *b, int64_t i, uint8_t *to, Err *e) {
+static int mark_entry(const Blocks *b, int64_t i, uint32_t *to, Err *e) {
     const attnc_pattern_lists *x = &b->lists;
     int64_t step = b->array.stride[1], lists = step ? x->heads : 1;
     int64_t nq =
@@ -249,9 +251,9 @@ static int mark_entry(const Blocks *b, int64_t i, uint8_t *to, Err *e) {
     Pattern p = listed(b);
     if (!nq || !nk || pattern_size(&p, nq, nk, e))
         return e->code;
-    for (int64_t h = 0; h < lists && !e->code; h++)
-        pattern_mark(&p, h, to + h * step, b->array.n[3], e);
-    return e->code;
+    for (int64_t h = 0; h < lists; h++)
+        pattern_mark(&p, h, to + h * step / 32, b->array.stride[2]);
+    return 0;
 }
 
 static int fill(Blocks *b, const attnc_program *p, const attnc_pattern_lists *x,
@@ -262,12 +264,12 @@ static int fill(Blocks *b, const attnc_program *p, const attnc_pattern_lists *x,
     if (!copy_lists(p, &b->lists))
         return no_memory(e);
     shape_array(b);
-    uint8_t *to = calloc(b->bytes + 1, 1);
+    uint32_t *to = calloc(b->bytes + 4, 1);
     b->array.data = to;
     if (!to)
         return no_memory(e);
     for (int64_t i = 0; i < (x->batch ? x->batch : 1) && !e->code; i++)
-        mark_entry(b, i, to + i * b->array.stride[0], e);
+        mark_entry(b, i, to + i * b->array.stride[0] / 32, e);
     if (!e->code)
         count_loads(b);
     return e->code;

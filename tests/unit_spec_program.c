@@ -76,7 +76,7 @@ static void mask_and_pattern_both_hold(void **state) {
                           "sparsity=\"local-ft:c=4\"");
     expect_program(spec_keep(&s), "q < 7 && (q - k <= 2 && k - q < 2)");
     attnc_spec listed = parsed("sparsity=\"bsr block=16\"");
-    expect_program(spec_keep(&listed), "bool pattern_blocks[:,:,:,:]; "
+    expect_program(spec_keep(&listed), "bits pattern_blocks[:,:,:,:]; "
                                        "pattern_blocks[b, h, q / 16, k / 16]");
 }
 

@@ -74,25 +74,25 @@ static int make_blocks(const Problem *p, attnc_array *x, Err *e) {
     int64_t block = p->pattern.block, heads = p->size[SIZE_heads].n;
     int64_t rows = (p->size[SIZE_seqlen_q].n + block - 1) / block;
     int64_t columns = (p->size[SIZE_seqlen_k].n + block - 1) / block;
+    int64_t width = (columns + 31) / 32 * 32; /* rows are whole words */
     int64_t entries = p->cu_q ? p->size[SIZE_batch].n : 1;
     int64_t lists = pattern_heads(&p->pattern) == 1 ? 1 : heads;
-    uint8_t *to = calloc((size_t)(entries * lists * rows * columns) + 1, 1);
+    uint32_t *to = calloc((size_t)(entries * lists * rows * width / 32) + 1, 4);
     if (!to)
         return err_set(e, ERR_MEMORY, "command", NULL, "out of memory");
     *x = (attnc_array){.name = "pattern_blocks",
                        .data = to,
-                       .dtype = ARRAY_BOOL,
+                       .dtype = ARRAY_BITS,
                        .rank = 4,
                        .n = {p->size[SIZE_batch].n, heads, rows, columns},
-                       .stride = {p->cu_q ? lists * rows * columns : 0,
-                                  lists > 1 ? rows * columns : 0, columns, 1}};
+                       .stride = {p->cu_q ? lists * rows * width : 0,
+                                  lists > 1 ? rows * width : 0, width, 1}};
     for (int64_t i = 0; i < entries * lists && !e->code; i++) {
         Pattern sized = p->pattern;
         int64_t nq, nk;
         problem_lengths(p, i / lists, &nq, &nk);
         if (!pattern_size(&sized, nq, nk, e))
-            pattern_mark(&sized, i % lists, to + i * rows * columns, columns,
-                         e);
+            pattern_mark(&sized, i % lists, to + i * rows * width / 32, width);
     }
     return e->code;
 }

@@ -20,12 +20,19 @@ grad_at = with(program_at, "s", "x")
 function uses(text, name) return text:find("%f[%w_]" .. name .. "%f[^%w_]") ~= nil end
 
 -- The forms of tensors, each once: those read; those asked for over ranges.
+local names = { "i", "j", "k", "l" }
 programs.reads, programs.scans, programs.bit_scans = {}, {}, {}
 local verdict = verdicts and program("keep", "verdict", program_at) or ""
 local known = {}
 for _, t in ipairs(programs.tensors) do
     local form = { dtype = t.dtype, rank = t.rank,
         type = (t.dtype == "f32" or t.dtype == "f16") and "float" or "int" }
+    form.index, form.last, form.indices, form.ranges, form.at = names, names[t.rank], "", "", ""
+    for dim = 1, t.rank do
+        form.indices = form.indices .. ", int " .. names[dim]
+        form.ranges = form.ranges .. ", struct range " .. names[dim]
+        form.at = form.at .. ", at[" .. dim - 1 .. "]"
+    end
     local name = t.dtype .. "_" .. t.rank
     if not known[name] then
         programs.reads[#programs.reads + 1] = form
