@@ -352,7 +352,8 @@ static void weigh_seen(RefWork *w, const Lanes *s, const Lanes32 *s32, int n) {
                     w->terms[c][t] += s[r][t] * v * s[r][t] * v;
                 }
                 if (w->p->unfused && s32[r][t] != (float)MASKED)
-                    w->o32[c][t] += s32[r][t] * v;
+                    w->o32[c][t] +=
+                        ref_operand(w->p, s32[r][t]) * ref_operand(w->p, v);
             }
 }
 
