@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Gradients of CUDA kernels at the corners, on emulated devices: Inf and NaN
  * reach who sees them and nobody else; what nobody sees gets exact zeros. */
-#include "emu/forward.h"
-#include "grad_case.h"
+#include "emu/odd.h"
 
 /* ---- kernels ------------------------------------------------------------- */
 
@@ -55,27 +54,6 @@ static void with_kind(const Kind *k, Case *c, Check check) {
 }
 
 /* ---- what is not finite -------------------------------------------------- */
-
-static const float bad[] = {NAN, INFINITY, -INFINITY};
-
-static void spoil(const Case *c, Block *b, const attnc_tensor *t, int64_t h,
-                  int64_t n, int column, float x) {
-    char *at = element(c, t, 0, h, n);
-    put(c->spec.dtype, at + column * dtype_bytes(c->spec.dtype), x);
-    memcpy(b->kept, b->base, b->bytes);
-}
-
-static float value_at(const Case *c, const attnc_tensor *t, int64_t h,
-                      int64_t n, int column) {
-    const char *p = element(c, t, 0, h, n);
-    uint16_t half;
-    float x;
-    memcpy(&half, p + 2 * column, 2);
-    memcpy(&x, p + 4 * column * (c->spec.dtype == ATTNC_F32), 4);
-    return c->spec.dtype == ATTNC_F16    ? f16_to_f32(half)
-           : c->spec.dtype == ATTNC_BF16 ? bf16_to_f32(half)
-                                         : x;
-}
 
 static bool sees(const Case *c, int64_t i, int64_t j) {
     switch (c->spec.mask) {

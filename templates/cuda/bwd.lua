@@ -40,6 +40,7 @@ for name in ([[
     row_of has_first has_second clear_sums open_lane clear_scores dots_1 dots_2 weigh drop
     weights put_weights add_1 add_2 odd clear_odd_1 clear_odd_2 put_1 put_2 save_1 save_2 store
     step draw_kept odd_sum add_odd
+    DIM_2_LANES odd_in_sums close_sums own_is_odd
     word_of bits_1 bits_2 to_tf32
     DS DQ_M DQ_N DQ_UNITS DQ_PITCH ds_at put_ds dq_unit dq_first sum_dq put_dq turn_of give_dq
     clear_odd_own take_item Own load_own Turn step_verdict next_step bend RowIds row_ids
@@ -111,6 +112,7 @@ function enter_step(a_step)
     partials = masked or not whole_k -- as far as the mask goes
     own_partials = partials or programs.keep
     odd_sums = hides and by_keys
+    tells_odd = odd_sums or programs.score
 end
 
 -- How dQ is summed besides, and who has which part of a step's: warps take
@@ -154,6 +156,7 @@ function main_stages()
     if gathers then bwd_stage "dq" end
     bwd_stage "step"
     if odd_sums then bwd_stage "add_odd" end
+    if tells_odd then bwd_stage "close_sums" end
     bwd_stage "store"
 end
 
@@ -183,6 +186,7 @@ function shared_parts()
     if programs.keep then parts[#parts + 1] = "program/of_bwd" end
     if S.alibi then parts[#parts + 1] = "slope" end
     if S.softcap then parts[#parts + 1] = "tanh_half" end
+    if programs.score then parts[#parts + 1] = "program/excluded" end
     for _, part in ipairs(parts) do include("cuda/stage/" .. part .. ".cu.in") end
     bwd_stage("family")
     if S.dropout then include "cuda/stage/philox.cu.in" end

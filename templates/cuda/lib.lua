@@ -8,7 +8,8 @@ diagonal = masked or S.alibi or programs.off -- the launch has a diagonal
 has_programs = programs.keep or programs.score
 exact = programs.keep and programs.exact -- loop bounds say all of keep
 verdicts = programs.keep and not exact -- each tile is asked for one
-hides = masked or programs.keep -- rows see some keys of a tile and not others
+cuts = masked or programs.keep -- rows see some keys of a tile and not others
+hides = cuts or programs.score -- whose score may be -inf
 partial_below = S.mask == "window" or exact -- tiles before the full ones
 tensor_grads = S.tensor_grads ~= 0
 key_head = tensor_grads and "w->key_head" or "w->head"
@@ -46,7 +47,7 @@ function enter(a_step)
     whole_k = P.mult_k % T.block_k == 0 and not S.varlen and not S.lens_k
     -- All keys of a head are one tile: there is no loop and nothing to prefetch.
     single = P.max_seqlen > 0 and P.max_seqlen <= T.block_k and not split
-    peel = T.peel == 1 and not single and (hides or not whole_k)
+    peel = T.peel == 1 and not single and (cuts or not whole_k)
     whole_q = P.mult_q % T.block_q == 0 and not S.varlen
     tensors = {
         q = { rows = T.block_q, dim = S.head_dim, kept = L.dim, pitch = L.q_pitch },
