@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "emit_program.h"
-#include "gen.h"
+#include "order.h"
 
 /* What the C functions called from Lua work on; found through the state's
  * extra space, since even lua_touserdata is reached through the table. */
@@ -281,13 +281,17 @@ static void push_params(lua_State *L, const LuaApi *api, const Plan *p,
     }
 }
 
-/* steps[i] = {role, entry, params, tile, scratch, threads}; scratch is the
- * CPU worker's or the CUDA block's shared memory, threads the latter's. */
+/* steps[i] = {role, entry, params, tile, scratch, threads, low, high}; scratch
+ * is the CPU worker's or the CUDA block's shared memory, threads the latter's;
+ * low, high: see order_ends. */
 static void push_steps(lua_State *L, const LuaApi *api, const Plan *p) {
     api->lua_createtable(L, p->nstep, 0);
     for (int i = 0; i < p->nstep; i++) {
         const Step *s = &p->step[i];
-        api->lua_createtable(L, 0, 6);
+        int64_t low = 0, high = 0;
+        if (tile_is_cuda(s->tile.family))
+            order_step_ends(&p->spec, s->role, &low, &high);
+        api->lua_createtable(L, 0, 8);
         set_text(L, api, "role", role_name(s->role));
         set_text(L, api, "entry", s->entry);
         push_params(L, api, p, s);
@@ -302,6 +306,8 @@ static void push_steps(lua_State *L, const LuaApi *api, const Plan *p) {
             push_scratch(L, api, p, &s->tile);
         api->lua_setfield(L, -2, "scratch");
         set_int(L, api, "threads", s->threads);
+        set_int(L, api, "low", low);
+        set_int(L, api, "high", high);
         api->lua_rawseti(L, -2, i + 1);
     }
 }

@@ -110,9 +110,8 @@ static double computed(const attnc_spec *s, const Tile *t, double seen) {
     return seen * whole / block_k + keys / 2;
 }
 
-/* Splits of rows that lie together in which they see some key. */
-static double splits_met(const attnc_spec *s, const attnc_shape *h,
-                         int split_k) {
+double model_splits_met(const attnc_spec *s, const attnc_shape *h,
+                        int split_k) {
     enum { TOGETHER = 64 };
     double splits = model_parts(h, split_k), met, part;
     spec_share(s, h, TOGETHER, split_k, &met, &part);
@@ -157,7 +156,7 @@ static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
     w.block_keys =
         w.block_met * model_key_span(s, h, queries) / (double)h->seqlen_q;
     w.elem = dtype_bytes(s->dtype);
-    w.splits_met = split_k ? splits_met(s, h, (int)split_k) : 1;
+    w.splits_met = split_k ? model_splits_met(s, h, (int)split_k) : 1;
     w.longest = longest(s, h, d, t);
     return w;
 }
@@ -397,7 +396,7 @@ static void cpu_combine(const attnc_spec *s, const attnc_shape *h,
     double rows = (double)h->batch * (double)h->heads * (double)h->seqlen_q;
     int split_k = t->v[T_cpu_combine_split_k];
     double splits = model_parts(h, split_k);
-    double met = split_k ? splits_met(s, h, split_k) : splits;
+    double met = split_k ? model_splits_met(s, h, split_k) : splits;
     double row_blocks = ceil_div((double)(h->heads / h->kv_heads * h->seqlen_q),
                                  t->v[T_cpu_combine_rows]);
     f->dram_bytes = rows * (s->head_dim_v * dtype_bytes(s->dtype) + 4);

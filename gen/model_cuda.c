@@ -3,7 +3,7 @@
  * step of the loop, then waves of blocks. docs/io-model.md derives it. */
 #include <math.h>
 
-#include "program.h"
+#include "order.h"
 
 /* ---- constants ---------------------------------------------------------- */
 
@@ -21,7 +21,8 @@ static const double STEP_SLOTS = 40;    /* of a warp: loop, waits, addresses */
 static const double BARRIER = 200;      /* cycles: also filling the pipes */
 static const double LATENCY = 800;      /* cycles until a load has landed */
 static const double BLOCK_START = 2500; /* first loads, last stores */
-static const double LDS_BYTES = 256; /* of bandwidth a broadcast load takes */
+static const double LDS_BYTES = 256;  /* of bandwidth a broadcast load takes */
+static const double IDLE_BLOCK = 600; /* one that sees no key */
 static const double LAUNCH_MS = 0.002;
 static const double PEELED = 0.25; /* of mask work that remains */
 
@@ -182,9 +183,11 @@ typedef struct Work {
     double heads, kv_heads; /* batch * heads, batch * kv heads */
     double rows;            /* query rows of one kv head */
     double blocks, splits;  /* of rows; of keys */
-    double items;           /* blocks of the grid */
+    double items, busy;     /* blocks of the grid; those that see a key */
     double block_keys;      /* read for each block of rows, mean */
-    double steps;           /* of a block, mean */
+    double longest;         /* keys of the block that reads most */
+    double splits_met;      /* of a row that a pattern leaves a key */
+    double steps;           /* of a busy block, mean */
     double resident;        /* blocks on an SM */
 } Work;
 
@@ -210,26 +213,36 @@ static Work count(const attnc_spec *s, const attnc_shape *h, const Device *d,
     w.items = (double)h->batch * ceil((double)h->kv_heads / share) * share *
               w.blocks * w.splits;
     double met, part; /* shares of a pattern */
+    const Loads *l = spec_loads(s, h->seqlen_q, h->seqlen_k);
     spec_share(s, h, queries, b->keys, &met, &part);
     w.block_keys = met * model_key_span(s, h, queries) / (double)h->seqlen_q;
-    w.steps = steps_of(s, w.block_keys / w.splits, b->keys);
-    w.resident = fmin(b->blocks, fmax(1, ceil(w.items / d->cores)));
+    w.longest = l                  ? loads_most(l, false) * (double)h->seqlen_k
+                : spec_has_mask(s) ? (double)h->seqlen_k
+                                   : 0;
+    w.longest = fmax(w.longest, w.block_keys);
+    w.splits_met = b->split > 0 ? model_splits_met(s, h, (int)b->split) : 1;
+    w.busy = w.items * w.splits_met / w.splits;
+    w.steps = steps_of(s, w.block_keys / w.splits_met, b->keys);
+    w.resident = fmin(b->blocks, fmax(1, ceil(w.busy / d->cores)));
     return w;
 }
 
 /* Cycles the busiest SM works. Equal blocks come in waves, the last of fewer
  * of them; unequal ones start longest first, so what remains is a small one,
  * but never less than the longest. */
-static double sm_cycles(const attnc_spec *s, const attnc_shape *h,
-                        const Device *d, const Block *b, const Work *w,
-                        const Step1 *c) {
+static double sm_cycles(const attnc_spec *s, const Device *d, const Block *b,
+                        const Work *w, const Step1 *c) {
     double full =
         w->steps * step_cycles(b, c, w->resident) + BLOCK_START / w->resident;
-    double share = w->items / d->cores;
-    if (spec_has_mask(s) && s->mask != ATTNC_MASK_WINDOW) {
-        double longest = (double)h->seqlen_k / w->block_keys;
-        double alone = longest * w->steps * step_cycles(b, c, 1) + BLOCK_START;
-        return fmax((share + 0.5) * full, w->resident > 1 ? alone : 0);
+    double share = w->busy / d->cores;
+    double idle = (w->items - w->busy) / d->cores / w->resident * IDLE_BLOCK;
+    if (s->sparsity || (spec_has_mask(s) && s->mask != ATTNC_MASK_WINDOW)) {
+        double steps = s->sparsity
+                           ? steps_of(s, w->longest / w->splits, b->keys)
+                           : w->longest / w->block_keys * w->steps;
+        double alone = steps * step_cycles(b, c, 1) + BLOCK_START;
+        return fmax((share + 0.5) * full + idle,
+                    w->resident > 1 || s->sparsity ? alone : 0);
     }
     double most = ceil(share), rest = fmod(most, w->resident);
     double cycles = (most - rest) * full;
@@ -255,8 +268,8 @@ static double l2_bytes(const attnc_spec *s, const Work *w, double elem) {
     double rows = w->kv_heads * w->rows;
     double kv = w->kv_heads * w->blocks * w->block_keys * dims * elem;
     double out = w->splits > 1 ? 4 : elem;
-    return kv +
-           w->splits * rows * (s->head_dim * elem + s->head_dim_v * out + 4);
+    return kv + w->splits * rows * 4 +
+           w->splits_met * rows * (s->head_dim * elem + s->head_dim_v * out);
 }
 
 /* Where K and V come from again: L2 when those of the heads at work fit. */
@@ -307,7 +320,7 @@ static void fwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
     Work w = count(s, h, d, &b);
     Step1 c = step_of(s, d, &b);
     double per_ms = d->clock_ghz * 1e6; /* cycles */
-    double all = w.items * w.steps / d->cores / per_ms;
+    double all = w.busy * w.steps / d->cores / per_ms;
     double visible = model_visible(s, h);
     f->flops = 2 * w.heads * visible * (s->head_dim + s->head_dim_v);
     f->exp2s = w.heads * visible;
@@ -321,8 +334,7 @@ static void fwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
     f->exp2_ms = c.exp2 * all;
     f->issue_ms = c.issue * all;
     f->smem_ms = c.smem * all;
-    f->compute_ms =
-        sm_cycles(s, h, d, &b, &w, &c) * pressure(s, d, t, f) / per_ms;
+    f->compute_ms = sm_cycles(s, d, &b, &w, &c) * pressure(s, d, t, f) / per_ms;
     f->dram_ms = f->dram_bytes / d->dram_gbs * 1e-6;
     f->sram_ms = f->sram_bytes / reread_gbs(s, h, d, &w, b.elem) * 1e-6;
     f->time_ms = fmax(fmax(f->compute_ms, f->dram_ms), f->sram_ms);
@@ -337,9 +349,11 @@ static void combine(const attnc_spec *s, const attnc_shape *h, const Device *d,
     double merge = t->v[T_cuda_combine_merge_rows];
     double splits = model_parts(h, t->v[T_cuda_combine_split_k]);
     double warps = fmin(d->max_threads / WARP, d->max_blocks * merge);
-    double steps = splits * ceil((s->head_dim_v + 1) / (double)WARP);
+    int split_k = t->v[T_cuda_combine_split_k];
+    double met = split_k ? model_splits_met(s, h, split_k) : splits;
+    double steps = met * ceil((s->head_dim_v + 1) / (double)WARP);
     f->dram_bytes = rows * (s->head_dim_v * dtype_bytes(s->dtype) + 4);
-    f->sram_bytes = f->dram_bytes + rows * splits * (s->head_dim_v + 1) * 4;
+    f->sram_bytes = f->dram_bytes + rows * (met * s->head_dim_v + splits) * 4;
     f->exp2s = rows * splits;
     f->registers = tile_cuda_registers(s, d, t);
     f->occupancy = warps * WARP / d->max_threads;
@@ -347,8 +361,8 @@ static void combine(const attnc_spec *s, const attnc_shape *h, const Device *d,
     f->waves = ceil(rows / (d->cores * warps));
     f->issue_ms =
         rows * steps * 4 / ISSUE_RATE / d->cores / d->clock_ghz * 1e-6;
-    f->compute_ms = f->issue_ms + f->waves * (2 * LATENCY + 30 * splits) /
-                                      d->clock_ghz * 1e-6;
+    f->compute_ms =
+        f->issue_ms + f->waves * (2 * LATENCY + 30 * met) / d->clock_ghz * 1e-6;
     f->sram_ms = f->sram_bytes / d->llc_gbs * 1e-6;
     f->dram_ms = f->dram_bytes / d->dram_gbs * 1e-6;
     f->time_ms = fmax(fmax(f->compute_ms, f->dram_ms), f->sram_ms);

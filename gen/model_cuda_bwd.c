@@ -3,7 +3,7 @@
  * cycle, then waves of blocks. docs/io-model.md, "The backward on a GPU". */
 #include <math.h>
 
-#include "program.h"
+#include "order.h"
 
 /* As in model_cuda.c, which says where they come from. */
 static const double ISSUE_RATE = 4, MATRIX_SHARE = 0.9, SMEM_SHARE = 0.85;
@@ -161,6 +161,17 @@ static double step_cycles(const CudaBwd *b, const Step1 *c, double resident) {
     return (busy + gap) / fmin(warps, 1);
 }
 
+/* Cycles until a block is done that a pattern lets meet most of the others,
+ * alone on its SM; 0: blocks are alike. */
+static double longest_cycles(const attnc_spec *s, const attnc_shape *h,
+                             const CudaBwd *b, const Work *w, const Step1 *c) {
+    const Loads *l = spec_loads(s, h->seqlen_q, h->seqlen_k);
+    if (!l)
+        return 0;
+    double steps = loads_most(l, b->by_keys) * w->other / b->other;
+    return fmax(steps, w->steps) * step_cycles(b, c, 1);
+}
+
 static void main_step(const attnc_spec *s, const attnc_shape *h,
                       const Device *d, const Tile *t, Figures *f) {
     CudaBwd b = cuda_bwd_of(t);
@@ -194,7 +205,9 @@ static void main_step(const attnc_spec *s, const attnc_shape *h,
     f->issue_ms = c.issue * all;
     f->smem_ms = c.smem * all;
     f->compute_ms =
-        share * (w.steps * cycles + start / w.resident) / per_ms +
+        fmax(share * (w.steps * cycles + start / w.resident),
+             longest_cycles(s, h, &b, &w, &c) + start) /
+            per_ms +
         lag_steps(s, d, &b, &w) * (cycles * w.resident + LATENCY) / per_ms;
     f->sram_ms = f->sram_bytes / d->llc_gbs * 1e-6;
     f->dram_ms = f->dram_bytes / d->dram_gbs * 1e-6;

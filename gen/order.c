@@ -68,6 +68,17 @@ double items_longest(const Items *x, const Loads *l, int64_t kv_heads) {
     return longest;
 }
 
+double loads_most(const Loads *l, bool by_keys) {
+    int32_t most = 0;
+    for (int64_t h = 0; h < l->heads; h++) {
+        const int32_t *of = l->count + h * (l->rows + l->columns);
+        for (int64_t a = by_keys ? l->rows : 0;
+             a < l->rows + (by_keys ? l->columns : 0); a++)
+            most = of[a] > most ? of[a] : most;
+    }
+    return (double)most / (double)(by_keys ? l->rows : l->columns);
+}
+
 double items_total(const Items *x, const Loads *l, int64_t kv_heads) {
     int64_t heads = heads_of(l, kv_heads), blocks = items_blocks(x);
     double sum = 0;
@@ -186,4 +197,35 @@ int64_t order_item(const Order *o, int64_t i) {
             place++;
     }
     return (of * o->period + place) * o->splits + part;
+}
+
+/* ---- ends -------------------------------------------------------------- */
+
+void order_ends(const attnc_spec *s, bool by_keys, int64_t *low,
+                int64_t *high) {
+    const Loads *l = s->varlen ? NULL : spec_loads(s, ENDS_AT, ENDS_AT);
+    double sum = 0;
+    *low = *high = 0;
+    if (!l)
+        return;
+    int64_t n = by_keys ? l->columns : l->rows;
+    const int32_t *count = l->count + (by_keys ? l->rows : 0);
+    for (int64_t a = 0; a < n; a++)
+        sum += count[a];
+    while (*low < n && count[*low] * (double)n >= CLEARLY * sum)
+        ++*low;
+    while (*low + *high < n &&
+           count[n - 1 - *high] * (double)n >= CLEARLY * sum)
+        ++*high;
+    *low *= l->block;
+    *high *= l->block;
+}
+
+void order_step_ends(const attnc_spec *s, int role, int64_t *low,
+                     int64_t *high) {
+    *low = *high = 0;
+    if (role == ROLE_fwd || role == ROLE_fwd_split || role == ROLE_bwd_dq)
+        order_ends(s, false, low, high);
+    if (role == ROLE_bwd || role == ROLE_bwd_dkdv)
+        order_ends(s, true, low, high);
 }

@@ -53,6 +53,11 @@ Loads *loads_make(const Pattern *p, int mask, int64_t heads);
 enum { LOADS_KEPT = 512 };
 const Loads *spec_loads(const attnc_spec *s, int64_t nq, int64_t nk);
 
+/* ---- model.c ----------------------------------------------------------- */
+
+/* Splits in which rows that lie together see some key of a pattern. */
+double model_splits_met(const attnc_spec *s, const attnc_shape *h, int split_k);
+
 /* ---- order.c ----------------------------------------------------------- */
 
 /* Items of a kv head, its splits not counted. */
@@ -61,6 +66,9 @@ int64_t items_blocks(const Items *x);
 double items_load(const Items *x, const Loads *l, int64_t kv_head, int64_t i);
 /* Of the item that has most. */
 double items_longest(const Items *x, const Loads *l, int64_t kv_heads);
+/* Share of all blocks that the row of blocks keeps, or the column, that has
+ * most. */
+double loads_most(const Loads *l, bool by_keys);
 /* Of all items of a batch entry. */
 double items_total(const Items *x, const Loads *l, int64_t kv_heads);
 /* Of a step for a CPU at these lengths; false: its items are alike, or one. */
@@ -71,5 +79,13 @@ void order_make(const Items *x, const Loads *l, int64_t kv_heads, int64_t count,
                 Order *out);
 /* The item that starts as number i: a permutation of 0 .. count - 1. */
 int64_t order_item(const Order *o, int64_t i);
+/* What a kernel is told that numbers its items itself: rows of queries, or
+ * keys, at the beginning and the end of a head that are such, for any lengths:
+ * counted at ENDS_AT of both. 0 and 0: packed sequences, or none are. */
+enum { ENDS_AT = 16384 };
+void order_ends(const attnc_spec *s, bool by_keys, int64_t *low, int64_t *high);
+/* The same for a step of a plan for a GPU. */
+void order_step_ends(const attnc_spec *s, int role, int64_t *low,
+                     int64_t *high);
 
 #endif

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What plans for GPUs decide before tiles: the family, and into how long
  * pieces the keys may be split. */
-#include "gen.h"
+#include <math.h>
+
+#include "order.h"
 
 int cuda_family(const attnc_spec *s, const Device *d) {
     Tile t = {.family = TILE_mma_fwd, .from = FROM_SAFE};
@@ -18,10 +20,22 @@ static int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
+/* Would the chip wait for a block that a pattern lets see far more keys than
+ * others, however early it starts? */
+static bool one_waits(const attnc_spec *s, const attnc_shape *h,
+                      const Device *d, int64_t blocks) {
+    const Loads *l = s->varlen ? NULL : spec_loads(s, h->seqlen_q, h->seqlen_k);
+    double met, part;
+    if (!l)
+        return false;
+    spec_share(s, h, BLOCK_ROWS, BLOCK_ROWS, &met, &part);
+    return loads_most(l, false) > met * fmax(1, (double)blocks / d->cores);
+}
+
 /* Powers of two, so that growing lengths share few kernels. Splits pay when
- * blocks of rows cannot fill the chip. Under batch_invariant neither the
- * batch nor another sequence's length decides: the query rows do, and varlen
- * never splits. */
+ * blocks of rows cannot fill the chip, or when it would wait for one of them.
+ * Under batch_invariant neither the batch nor another sequence's length
+ * decides: the query rows do, and varlen never splits. */
 int cuda_splits(const attnc_spec *s, const attnc_shape *h, const Device *d,
                 int out[16]) {
     int64_t rows = h->heads / h->kv_heads * h->seqlen_q;
@@ -32,11 +46,14 @@ int cuda_splits(const attnc_spec *s, const attnc_shape *h, const Device *d,
         out[0] = rows <= BLOCK_ROWS && !s->varlen ? SPLIT_INVARIANT : 0;
         return n;
     }
-    if ((double)blocks >= d->cores)
+    bool wait = one_waits(s, h, d, blocks);
+    if ((double)blocks >= d->cores && !wait)
         return n;
     for (int64_t split = SPLIT_LEAST; n < CHOICES && 2 * split <= h->seqlen_k;
          split *= 2)
-        if ((double)(blocks * ceil_div(h->seqlen_k, split)) <= WAVES * d->cores)
+        if (wait ? split_fits(s, h, split)
+                 : (double)(blocks * ceil_div(h->seqlen_k, split)) <=
+                       WAVES * d->cores)
             out[n++] = (int)split;
     return n;
 }

@@ -285,6 +285,38 @@ static void keys_are_split_where_cores_would_wait(void **state) {
     }
 }
 
+/* ---- ends ---------------------------------------------------------------- */
+
+static void ends_are_the_global_rows_and_columns(void **state) {
+    (void)state;
+    static const struct {
+        const char *spec;
+        int64_t rows[2], keys[2];
+    } cases[] = {
+        {"sparsity=\"longformer block=32\"", {32, 0}, {32, 0}},
+        {"sparsity=\"longformer:global=2 block=64\"", {128, 0}, {128, 0}},
+        {"sparsity=\"orig-longformer:w=64,global=5\"", {16, 0}, {16, 0}},
+        {"sparsity=\"orig-bigbird:random=0 block=64\"", {64, 64}, {64, 64}},
+        {"sparsity=\"butterfly:m=2,global=1 block=64\"", {64, 0}, {64, 0}},
+        {"sparsity=\"butterfly:m=2 block=64\"", {0, 0}, {0, 0}},
+        {"sparsity=\"local:c=256\"", {0, 0}, {0, 0}},
+        {"mask=causal sparsity=\"longformer block=64\"", {0, 0}, {64, 0}},
+        {"varlen=1 sparsity=\"longformer block=64\"", {0, 0}, {0, 0}},
+        {"sparsity=\"bsr block=64\"", {0, 0}, {0, 0}},
+        {"", {0, 0}, {0, 0}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        attnc_spec s = spec(cases[i].spec);
+        int64_t low, high;
+        order_ends(&s, false, &low, &high);
+        assert_int_equal(low, cases[i].rows[0]);
+        assert_int_equal(high, cases[i].rows[1]);
+        order_ends(&s, true, &low, &high);
+        assert_int_equal(low, cases[i].keys[0]);
+        assert_int_equal(high, cases[i].keys[1]);
+    }
+}
+
 int main(void) {
     uint64_t seed = 5;
     const struct CMUnitTest tests[] = {
@@ -292,6 +324,7 @@ int main(void) {
         cmocka_unit_test(lengths_seen_before_are_not_counted_again),
         cmocka_unit_test_prestate(orders_are_permutations, &seed),
         cmocka_unit_test(cores_do_not_wait_for_global_rows),
+        cmocka_unit_test(ends_are_the_global_rows_and_columns),
         cmocka_unit_test(keys_are_split_where_cores_would_wait),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

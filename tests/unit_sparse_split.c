@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Split keys under patterns: parts that see nothing are neither written nor
- * read. */
-#include "case.h"
+ * Rows and columns of patterns that take longest: split keys, of which parts
+ * that see nothing are neither written nor read; what starts first, on targets
+ * whose kernels number their blocks themselves. */
+#include "grad_case.h"
 #include "runtime.h"
 
 static const char *const targets[] = {"cpu", "emu:sm_80"};
-enum { TARGETS = sizeof targets / sizeof *targets };
+enum { EMULATED = 1, TARGETS = sizeof targets / sizeof *targets };
 static attnc_context *contexts[TARGETS];
 
 static int open_contexts(void **state) {
@@ -59,9 +60,41 @@ static void parts_that_see_nothing_are_not_read(void **state) {
         }
 }
 
+/* ---- order --------------------------------------------------------------- */
+
+static void set_sparsity(Case *c, const char *text) {
+    if (attnc_program_create(text, ATTNC_PATTERN, &c->spec.sparsity))
+        fail_msg("%s: %s", text, attnc_last_error()->text);
+}
+
+/* Outputs hold NaN before: a block that ran twice took another's place. */
+static void every_block_runs_whichever_goes_first(void **state) {
+    (void)state;
+    static const char *const texts[] = {"longformer block=16",
+                                        "orig-bigbird:random=0 block=32"};
+    static const int lengths[] = {1, 31, 64, 65, 97, 200};
+    enum { LENGTHS = sizeof lengths / sizeof *lengths };
+    for (int n = 0; n < 2; n++) {
+        Case c = case_of(ATTNC_F16, 16, 16, ATTNC_MASK_NONE);
+        set_sparsity(&c, texts[n]);
+        c.batch = 2;
+        c.heads = 3 * (c.kv_heads = 2);
+        attnc_plan *fwd = plan_make(contexts[EMULATED], &c.spec, NULL);
+        attnc_spec back = grad_spec(&c);
+        attnc_plan *bwd = plan_make(contexts[EMULATED], &back, NULL);
+        for (int i = 0; i < LENGTHS; i++) {
+            c.nq = c.nk = lengths[i];
+            grad_check(&c, fwd, bwd);
+        }
+        attnc_plan_release(fwd);
+        attnc_plan_release(bwd);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(parts_that_see_nothing_are_not_read),
+        cmocka_unit_test(every_block_runs_whichever_goes_first),
     };
     return cmocka_run_group_tests(tests, open_contexts, close_contexts);
 }

@@ -69,6 +69,7 @@ end
 -- Numbers of one step.
 function enter_step(a_step)
     step, T, L = a_step, a_step.tile, a_step.scratch
+    ends = step.low + step.high > 0
     threads = step.threads
     by_keys = step.role == "bwd_dkdv" or step.role == "bwd"
     by_tensor = step.role == "dtensor"

@@ -24,6 +24,8 @@ signs = { f16 = "0x80008000u", bf16 = "0x80008000u", f32 = "0x80000000u" }
 emulated = D.prims == "emu"
 
 tensor_names = { "q", "k", "v", "o" }
+some_ends = false
+for _, s in ipairs(steps) do some_ends = some_ends or s.low + s.high > 0 end
 
 -- Numbers of one step's tile, under short names.
 function enter(a_step)
@@ -31,6 +33,7 @@ function enter(a_step)
     args = "Args_" .. step.role
     split = step.role == "fwd_split"
     threads = step.threads
+    ends = step.low + step.high > 0 -- some rows, or keys, take longest
     if step.role == "combine" or step.role == "merge" then return end
     alone = T.heads > 0 -- a warp has a head for itself
     team = alone and 32 or threads -- that share a head
