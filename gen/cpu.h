@@ -102,6 +102,9 @@ void model_bwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
                const Tile *t, Figures *out);
 /* A step of family cpu_bwd whose dQ has its own pass: that step's share. */
 void model_bwd_share(const attnc_spec *s, int role, Figures *f);
+/* The step dtensor, of so many items. */
+void model_bwd_tensor(const attnc_spec *s, const attnc_shape *h,
+                      const Device *d, const Tile *t, double items, Figures *f);
 /* Steps that go over rows once: cpu_rows. */
 void model_rows(const attnc_spec *s, const attnc_shape *h, const Device *d,
                 const Tile *t, Figures *out);
@@ -152,8 +155,8 @@ Extent plan_tensor_grid(const Plan *p, const Step *s);
 const Step *plan_tensor_step(const Plan *p);
 /* Parts of each item's work, at least 1, by the hints. */
 int plan_tensor_parts(const Plan *p);
-/* Items of that step at the hinted sizes. */
-double plan_tensor_items(const Plan *p, const Step *s);
+/* Figures of one of these steps, where *f has those of its tile. */
+void plan_tensor_figures(const Plan *p, const Step *s, Figures *f);
 void plan_tensor_bufs(Plan *p);
 /* Does a step before or after dtensor read this parameter? */
 bool plan_tensor_uses(int role, int id);

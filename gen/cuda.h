@@ -72,6 +72,9 @@ void model_cuda_bwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
  * for turns. */
 double cuda_dq_ms(const attnc_spec *s, const attnc_shape *h, const Device *d,
                   int dq);
+/* Figures of dtensor, of so many items, where *f has those of dQ's step. */
+void model_cuda_tensor(const attnc_spec *s, const Device *d, const Tile *t,
+                       double items, Figures *f);
 /* Figures of dq_sum, where *f has those of delta. */
 void model_cuda_dq_sum(const attnc_spec *s, const attnc_shape *h,
                        const Device *d, Figures *f);

@@ -133,8 +133,7 @@ typedef struct Param {
 /* GROUP = heads / kv_heads; ROWS = GROUP * seqlen_q, the query rows that share
  * one key head; TOTAL_Q = rows of the packed Q (varlen), else batch*seqlen_q;
  * PARTS = MOST_PARTS, a constant: divided by MOST_PARTS / P it is P;
- * TENSOR_PARTS = the plan's tensor_parts, TENSOR_ELEMENTS = elements of all
- * tensors in `parted` */
+ * TENSOR_PARTS, TENSOR_ELEMENTS: the plan's tensor_parts, those in `parted` */
 enum { MOST_PARTS = 8 };
 /* clang-format off */
 enum dim {

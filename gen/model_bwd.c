@@ -14,7 +14,8 @@ static const double ITEM_START = 2000;
 static const double COPY = 2;
 /* Drawing a vector of weights as in the forward, dropping dP and P. */
 static const double DROPOUT = 8;
-static const double PART = 3; /* a vector of dQ, for each partial sum */
+static const double PART = 3;  /* a vector of dQ, for each partial sum */
+static const double ADD = 6.5; /* one gradient to the element that was read */
 static const double CROWDED = 0.2, CROWDED_LOSS = 0.2;
 
 /* Per launch; the names are those of docs/io-model.md. */
@@ -120,8 +121,8 @@ typedef struct Cycles {
     double scores, dq, dkdv;
 } Cycles;
 
-static Cycles cycles(const attnc_spec *s, const Device *d, const Tile *t,
-                     const Work *w) {
+static Cycles cycles_of(const attnc_spec *s, const Device *d, const Tile *t,
+                        const Work *w) {
     const int32_t *v = t->v;
     double dim = s->head_dim, dim_v = s->head_dim_v;
     double keys = v[T_cpu_bwd_keys], vecs = v[T_cpu_bwd_vecs];
@@ -147,7 +148,7 @@ static double total_cycles(const attnc_spec *s, const attnc_shape *h,
     double dims = s->head_dim + s->head_dim_v;
     double vectors = w->kv_heads * w->padded * w->keys / w->lanes;
     double passes = t->v[T_cpu_bwd_parts] ? 1 : 2;
-    Cycles c = cycles(s, d, t, w);
+    Cycles c = cycles_of(s, d, t, w);
     double products = vectors * (passes * c.scores + c.dq + c.dkdv);
     double meets = w->kv_heads * w->padded * w->chunks * w->share;
     double rows = meets * (dims + s->head_dim) / w->lanes;
@@ -271,9 +272,7 @@ void model_bwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
 /* Of d and dv long products, bwd_dkdv has 2 of each, bwd_dq 2 and 1. */
 void model_bwd_share(const attnc_spec *s, int role, Figures *f) {
     double d = s->head_dim, dv = s->head_dim_v;
-    double mine = role == ROLE_bwd_dq    ? 2 * d + dv
-                  : role == ROLE_dtensor ? d + dv
-                                         : 2 * d + 2 * dv;
+    double mine = role == ROLE_bwd_dq ? 2 * d + dv : 2 * d + 2 * dv;
     double share = mine / (4 * d + 3 * dv);
     double *of[] = {&f->compute_ms, &f->sram_ms,    &f->sram_bytes,
                     &f->dram_ms,    &f->dram_bytes, &f->time_ms};
@@ -281,8 +280,45 @@ void model_bwd_share(const attnc_spec *s, int role, Figures *f) {
         return;
     for (int i = 0; i < 6; i++)
         *of[i] *= share;
-    mine = role == ROLE_bwd_dq ? d : role == ROLE_dtensor ? 0 : 2 * d + 2 * dv;
+    mine = role == ROLE_bwd_dq ? d : 2 * d + 2 * dv;
     f->flops *= mine / (3 * d + 2 * dv);
+}
+
+/* Of a vector of scores, what all reads of tensors take: P and dS for each; a
+ * sum for each lane, or of lanes that stay with their elements. */
+static double read_cycles(const attnc_spec *s, const Device *d, double lanes) {
+    const ProgramGrad *g = spec_score_grad(s);
+    double cycles = 0;
+    for (int i = 0; i < g->nread; i++) {
+        const ReadGrad *r = &g->read[i];
+        bool row = r->broadcast & DEP_K && r->expr < 0;
+        cycles += row ? SUM_ROUND_TRIP : ADD * lanes;
+        cycles += i ? cpu_exp_cycles(d) + DIFFERENCE : 0; /* else in scores */
+    }
+    return cycles;
+}
+
+void model_bwd_tensor(const attnc_spec *s, const attnc_shape *h,
+                      const Device *d, const Tile *t, double items,
+                      Figures *f) {
+    Work w = count(s, h, d, t);
+    double dims = s->head_dim + s->head_dim_v, share = items / d->cores;
+    double vectors = w.kv_heads * w.padded * w.keys / w.lanes;
+    double balance = ceil(share) / share, keys = (double)h->seqlen_k;
+    double cycles =
+        vectors * (cycles_of(s, d, t, &w).scores + read_cycles(s, d, w.lanes)) +
+        w.kv_heads * w.padded * 2 * dims / w.lanes * TRANSPOSE +
+        items * ITEM_START;
+    f->flops = 0; /* none that is not done before */
+    f->exp2s = w.heads * model_visible(s, h);
+    f->dram_bytes = (w.kv_heads * (w.rows + keys)) * dims * w.elem;
+    f->sram_bytes = w.kv_heads * (w.rows + w.blocks * keys) * dims * w.elem;
+    f->items = items;
+    f->waves = ceil(share);
+    f->compute_ms = balance * cycles / d->cores / cpu_cycles_per_ms(d);
+    f->dram_ms = f->dram_bytes / d->dram_gbs * 1e-6;
+    f->sram_ms = f->sram_bytes / d->llc_gbs * 1e-6;
+    cpu_predict(f, balance, s->dtype == ATTNC_F32 ? 0.5 : 1);
 }
 
 /* dO and O once each, or the partial sums of dQ: what a step reads and writes

@@ -258,6 +258,38 @@ void model_cuda_dq_sum(const attnc_spec *s, const attnc_shape *h,
     f->bound = f->compute_ms > f->dram_ms ? "latency" : "dram";
 }
 
+/* Every thread looks at all pairs of a step, two at a time: of the reads whose
+ * pairs have no elements of their own. */
+static const double LOOK_SLOTS = 10;
+
+static double shared_reads(const attnc_spec *s) {
+    const ProgramGrad *g = spec_score_grad(s);
+    double n = 0;
+    for (int i = 0; i < g->nread; i++) {
+        bool alone = !(g->read[i].broadcast & (DEP_Q | DEP_K));
+        for (int k = 0; k < g->nread; k++)
+            alone &= k == i || g->read[k].tensor != g->read[i].tensor;
+        n += !alone;
+    }
+    return n;
+}
+
+void model_cuda_tensor(const attnc_spec *s, const Device *d, const Tile *t,
+                       double items, Figures *f) {
+    CudaBwd b = cuda_bwd_of(t);
+    double wide = d->cores * b.blocks, waves = ceil(items / wide);
+    double looks = f->exp2s / 2 * b.warps * shared_reads(s);
+    double even = f->items / wide / f->waves; /* of dQ's blocks */
+    double look_ms =
+        looks * LOOK_SLOTS / ISSUE_RATE / d->cores / (d->clock_ghz * 1e6);
+    f->compute_ms = (f->compute_ms * even + look_ms) * waves * wide / items;
+    f->flops = 0;
+    f->items = items;
+    f->waves = waves;
+    f->time_ms = fmax(fmax(f->compute_ms, f->dram_ms), f->sram_ms) + LAUNCH_MS;
+    f->bound = f->compute_ms > f->sram_ms ? "issue" : "sram";
+}
+
 void model_cuda_bwd(const attnc_spec *s, const attnc_shape *h, const Device *d,
                     const Tile *t, Figures *f) {
     if (t->family == TILE_cuda_rows)

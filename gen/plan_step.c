@@ -330,7 +330,9 @@ void plan_complete(Plan *p) {
         if (tile_is_cuda(s->tile.family))
             cuda_launch(&p->spec, &p->device, s);
         model_figures(&p->spec, &p->shape, &p->device, &s->tile, &s->fig);
-        if (s->tile.family == TILE_cpu_bwd)
+        if (plan_tensor_is(s->role) && plan_tensor_step(p))
+            plan_tensor_figures(p, s, &s->fig);
+        else if (s->tile.family == TILE_cpu_bwd)
             model_bwd_share(&p->spec, s->role, &s->fig);
         if (s->role == ROLE_dq_sum && tile_is_cuda(s->tile.family))
             model_cuda_dq_sum(&p->spec, &p->shape, &p->device, &s->fig);

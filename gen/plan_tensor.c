@@ -100,10 +100,6 @@ int plan_tensor_parts(const Plan *p) {
     return parts > 1 ? (int)parts : 1;
 }
 
-double plan_tensor_items(const Plan *p, const Step *s) {
-    return cells(p, s, share_of(&p->spec).owned) * p->tensor_parts;
-}
-
 /* Copies of the gradients that several parts add to, one after the other. */
 void plan_tensor_bufs(Plan *p) {
     if (!p->parted)
@@ -119,4 +115,62 @@ bool plan_tensor_uses(int role, int id) {
     bool parts = id == PARAM_part_tensor || id == PARAM_tensor_parts;
     return id == PARAM_dtensor || id == PARAM_tensor_n ||
            (parts && role == ROLE_dtensor_sum);
+}
+
+/* ---- figures ----------------------------------------------------------- */
+
+/* Entries of a table that a computed index reaches, where none knows. */
+static const double TABLE = 64;
+
+/* Elements by the hints of the tensors that a step clears or sums. */
+static double elements(const Plan *p, bool parted) {
+    const ProgramGrad *g = spec_score_grad(&p->spec);
+    const attnc_shape *h = &p->shape;
+    const double sizes[] = {[INDEX_B] = (double)h->batch,
+                            [INDEX_H] = (double)h->heads,
+                            [INDEX_Q] = (double)h->seqlen_q,
+                            [INDEX_K] = (double)h->seqlen_k,
+                            [INDEX_CONST] = 1,
+                            [INDEX_EXPR] = TABLE};
+    unsigned mine = grad_share(g).parted, seen = 0;
+    double sum = 0;
+    mine = parted ? mine : ~mine;
+    for (int i = 0; i < g->nread; i++) {
+        const ReadGrad *r = &g->read[i];
+        double n = 1;
+        for (int d = 0; d < g->p.node[r->read].nargs; d++)
+            n *= sizes[r->index[d]];
+        sum += mine >> r->tensor & ~(seen >> r->tensor) & 1 ? n : 0;
+        seen |= 1u << r->tensor;
+    }
+    return sum;
+}
+
+/* Memory alone; the rest as a step of rows has it. */
+static void memory_figures(const Plan *p, double items, double n, Figures *f) {
+    const Device *d = &p->device;
+    bool cpu = d->kind == DEVICE_CPU;
+    double launch = f->time_ms - fmax(f->compute_ms, f->dram_ms);
+    f->flops = 0;
+    f->dram_bytes = f->sram_bytes = 4 * n;
+    f->items = items;
+    f->waves = ceil(items / d->cores);
+    f->dram_ms = f->dram_bytes / d->dram_gbs * 1e-6;
+    f->sram_ms = f->sram_bytes / d->llc_gbs * 1e-6;
+    f->compute_ms = 0;
+    f->time_ms = f->dram_ms + (cpu ? 0 : launch);
+    f->bound = "dram";
+}
+
+void plan_tensor_figures(const Plan *p, const Step *s, Figures *f) {
+    double items = cells(p, s, share_of(&p->spec).owned) * p->tensor_parts;
+    bool sum = s->role == ROLE_dtensor_sum;
+    double n = elements(p, sum);
+    if (s->role != ROLE_dtensor)
+        memory_figures(p, sum ? ceil(n / TENSOR_SUMS) : MOST_PARTS,
+                       sum ? n * (1 + p->tensor_parts) : n, f);
+    else if (p->device.kind == DEVICE_CPU)
+        model_bwd_tensor(&p->spec, &p->shape, &p->device, &s->tile, items, f);
+    else
+        model_cuda_tensor(&p->spec, &p->device, &s->tile, items, f);
 }

@@ -48,6 +48,15 @@ function gradient_of(name)
     return "a->dtensor_" .. name
 end
 
+-- C that takes the places of these letters from a number, into a share.
+function takes_of(letters, number, share)
+    local out = {}
+    for _, x in ipairs(letters) do
+        out[#out + 1] = ("take(&%s, &%s.%s, &%s.%s_end);"):format(number, share, x, share, x)
+    end
+    return table.concat(out, " ")
+end
+
 -- C for the number of cells of an item; counts are called BEFORE letter AFTER.
 function cells(before, after)
     local n = "(i64)1"

@@ -106,6 +106,24 @@ function read_indices(read)
     return out
 end
 
+-- The place of the element that a row's lane and a key read, and whether it is
+-- inside, from 0 and 1.
+function place_lines(read, pad)
+    local out, of = {}, programs.grads[read].tensor
+    for d, index in ipairs(read_indices(read)) do
+        local n = ("a->tensor_%s_n%d"):format(of, d - 1)
+        out[#out + 1] = ("%sinside &= (u64)(%s) < (u64)%s;"):format(pad, index, n)
+        out[#out + 1] = ("%splace = place * %s + %s;"):format(pad, n, index)
+    end
+    return table.concat(out, "\n")
+end
+
+-- Does a row read one element, whatever the key?
+function same_along_keys(read)
+    local kinds = table.concat(programs.grads[read].index, " ")
+    return not (kinds:find("k", 1, true) or kinds:find("expr", 1, true))
+end
+
 -- Does the mask, or does any program, take this operand?
 local function takes(what, operand)
     local marked = { lanes = "qhsd", rows = "qh", [operand] = "THIS" }
