@@ -19,7 +19,8 @@ static const struct {
     {"determinism", "Backward, 1 head, dQ summed in order; so many times the "
                     "speed without"},
     {"sparse",
-     "Patterns; so many times faster than 1.15 of their share of dense"},
+     "Patterns; so many times faster than 1.15 of their share of dense, or "
+     "than the paper's"},
     {"programs", "Masks as programs; so many times the built-in one's speed"},
     {"prepare", "Before the first launch"},
     {"compile", "Compiling for GPUs, which need not be here; cold"},
