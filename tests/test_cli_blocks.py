@@ -117,6 +117,19 @@ class Blocks(Case):
                      "doc=" + file])
         self.counts((q - k) % 5 == 0, ["--mask", "expr:(q - k) % 5 == 0"])
 
+    def test_waiting_is_what_order_and_splits_leave(self):
+        def wait(cores, pins=""):
+            args = ("--tile", pins) if pins else ()
+            return self.object(
+                "explain", "--target", f"avx512@cores={cores}", "--sparsity",
+                "longformer", "--heads", "1", "--seqlen", "16384",
+                *args)["blocks"]["wait"]
+        # Two cores do not wait for the item with the global rows, 64 do.
+        self.assertLess(wait(2), 1.05)
+        whole, split = wait(64, "split_k=0,block_q=384"), wait(64)
+        self.assertGreater(whole, 10)
+        self.assertLess(split, 2)
+
     def test_gflops_count_the_pairs_that_see(self):
         j = self.object("run", "--seqlen", "200", "--heads", "2", "--mask",
                         "expr:k % 4 == 0 && k <= q", "--head-dim", "16",

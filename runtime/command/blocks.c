@@ -46,52 +46,59 @@ static void tile_sides(const Plan *p, int64_t group, BlockStory *x) {
     x->tile_k = keys ? keys : BUILTIN_KEYS;
     x->item_q = at_least_1(rows / group);
     x->tile_q = micro ? at_least_1(micro / group) : x->item_q;
+    x->split_k = field_of(t, "split_k");
 }
 
-/* Tiles of the rows [q0, q1) that are not skipped. */
-static int64_t count_row(Sight *s, int64_t q0, int64_t q1, BlockStory *x) {
-    int64_t nk = s->seq.all, seen = 0;
+static int64_t splits_of(const Sight *s, const BlockStory *x) {
+    int64_t nk = s->p.a->seqlen_k;
+    return x->split_k ? at_least_1((nk + x->split_k - 1) / x->split_k) : 1;
+}
+
+/* Adds tiles of the rows [q0, q1) that are not skipped to the loads of their
+ * splits. */
+static void count_row(Sight *s, int64_t q0, int64_t q1, double *load,
+                      BlockStory *x) {
+    int64_t nk = s->seq.all;
     for (int64_t k0 = 0; k0 < nk; k0 += x->tile_k) {
         SightTile t = {q0, q1, k0, k0 + x->tile_k < nk ? k0 + x->tile_k : nk};
         int v = sight_verdict(s, t);
         x->full += v == VERDICT_FULL;
         x->partial += v == VERDICT_PARTIAL;
         x->skipped += v == VERDICT_EMPTY;
-        seen += v != VERDICT_EMPTY;
+        load[x->split_k ? k0 / x->split_k : 0] += v != VERDICT_EMPTY;
     }
-    return seen;
 }
 
-static int64_t count_item(Sight *s, int64_t q0, BlockStory *x) {
+static void count_item(Sight *s, int64_t q0, double *load, BlockStory *x) {
     int64_t end = q0 + x->item_q < s->seq.nq ? q0 + x->item_q : s->seq.nq;
-    int64_t seen = 0;
     for (; q0 < end; q0 += x->tile_q)
-        seen +=
-            count_row(s, q0, q0 + x->tile_q < end ? q0 + x->tile_q : end, x);
-    return seen;
+        count_row(s, q0, q0 + x->tile_q < end ? q0 + x->tile_q : end, load, x);
 }
 
 /* Heads or entries that see the same are counted once. */
-static void count_tiles(Sight *s, BlockStory *x) {
+static int count_tiles(Sight *s, BlockStory *x, Err *e) {
     const attnc_args *a = s->p.a;
     bool entries = s->deps & DEP_B || s->p.s->varlen || s->p.s->lens_k;
-    int64_t items = 0, most = 0;
-    for (int64_t b = 0; b < (entries ? a->batch : 1); b++)
-        for (int64_t h = 0; h < (s->deps & DEP_H ? a->heads : 1); h++) {
+    int64_t batch = entries ? a->batch : 1;
+    int64_t heads = s->deps & DEP_H ? a->heads : 1, splits = splits_of(s, x);
+    int64_t blocks = (a->seqlen_q + x->item_q - 1) / x->item_q;
+    x->load =
+        calloc((size_t)(batch * heads * blocks * splits + 1), sizeof *x->load);
+    if (!x->load)
+        return err_set(e, ERR_MEMORY, "command", NULL, "out of memory");
+    for (int64_t b = 0; b < batch; b++)
+        for (int64_t h = 0; h < heads; h++) {
             sight_head(s, b, h);
-            for (int64_t q0 = 0; q0 < s->seq.nq; q0 += x->item_q, items++) {
-                int64_t seen = count_item(s, q0, x);
-                most = seen > most ? seen : most;
+            for (int64_t q0 = 0; q0 < s->seq.nq; q0 += x->item_q) {
+                count_item(s, q0, x->load + x->items, x);
+                x->items += splits;
             }
         }
-    double mean = (double)(x->full + x->partial) / (double)(items ? items : 1);
-    x->balance = mean > 0 ? (double)most / mean : 1;
-    int64_t times = (entries ? 1 : a->batch) * (s->deps & DEP_H ? 1 : a->heads);
-    x->items = items * times;
-    x->longest = most;
-    x->full *= times;
-    x->partial *= times;
-    x->skipped *= times;
+    x->times = a->batch / batch * (a->heads / heads);
+    x->full *= x->times;
+    x->partial *= x->times;
+    x->skipped *= x->times;
+    return 0;
 }
 
 /* Cores share the items; none is divided. */
@@ -101,11 +108,22 @@ static double work(double tiles, double longest, double cores) {
 
 static void predict(const Plan *p, BlockStory *x) {
     double all = (double)(x->full + x->partial + x->skipped);
-    double each = x->items ? all / (double)x->items : 0;
-    double dense = work(all, each, p->device.cores);
-    double sparse = work((double)(x->full + x->partial), (double)x->longest,
-                         p->device.cores);
-    x->speedup = sparse > 0 ? dense / sparse : 1;
+    double seen = (double)(x->full + x->partial), longest = 0;
+    double cores = p->device.cores, each = 0;
+    int64_t busy = 0;
+    for (int64_t i = 0; i < x->items; i++) {
+        busy += x->load[i] > 0;
+        longest = x->load[i] > longest ? x->load[i] : longest;
+    }
+    if (busy)
+        each = all / (double)(x->items * x->times);
+    double mean = busy ? seen / (double)(busy * x->times) : 0;
+    double clearly = p->spec.sparsity ? 2 * mean : longest + 1;
+    double last = schedule_last(x->load, x->items, x->times, (int)cores,
+                                clearly > 0 ? clearly : 1);
+    x->balance = mean > 0 ? longest / mean : 1;
+    x->wait = seen > 0 ? last * cores / seen : 1;
+    x->speedup = last > 0 ? work(all, each, cores) / last : 1;
 }
 
 /* ---- the map ----------------------------------------------------------- */
@@ -143,7 +161,9 @@ static int tell_sight(const Options *o, const Problem *p, const Plan *plan,
         return rc;
     x->drawn = true;
     tile_sides(plan, a->heads / a->kv_heads, x);
-    count_tiles(s, x);
+    rc = count_tiles(s, x, e);
+    if (rc)
+        return rc;
     predict(plan, x);
     double square = (double)nq * (double)nk;
     x->pairs = -1;
@@ -204,9 +224,10 @@ void blocks_text(const BlockStory *x, Str *out) {
              x->tile_q, x->tile_k, all, x->full, x->partial, x->skipped,
              all > 0 ? 100 * (double)x->skipped / all : 0);
     str_addf(out,
-             "balance   the longest item has %.2f times the mean\n"
+             "balance   the longest item%s has %.2f times the mean; the last "
+             "core ends at %.2f of an even share\n"
              "speed-up  %.2f over dense, predicted\n",
-             x->balance, x->speedup);
+             x->split_k ? ", a split," : "", x->balance, x->wait, x->speedup);
 }
 
 static json_t *json_map(const BlockStory *x) {
@@ -239,6 +260,7 @@ json_t *blocks_json(const BlockStory *x, bool map) {
                         x->pairs < 0 ? json_null() : json_number(x->pairs));
     json_object_set_new(j, "tiles", tiles);
     json_object_set_new(j, "balance", json_number(x->balance));
+    json_object_set_new(j, "wait", json_number(x->wait));
     json_object_set_new(j, "speedup", json_number(x->speedup));
     if (map)
         json_object_set_new(j, "map", json_map(x));
@@ -264,4 +286,5 @@ int blocks_picture(const char *path, const BlockStory *x, Err *e) {
 
 void blocks_drop(BlockStory *x) {
     blocks_free(&x->map);
+    free(x->load);
 }

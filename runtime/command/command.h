@@ -259,8 +259,12 @@ typedef struct BlockStory {
     double pairs;  /* share of the pairs seen; < 0: not counted */
     int64_t item_q, tile_q, tile_k; /* queries of a work item; of a tile */
     int64_t full, partial, skipped; /* tiles, of all heads and entries */
-    int64_t items, longest;         /* tiles of the longest item */
-    double balance, speedup;
+    int64_t split_k;                /* keys of an item; 0: all */
+    double *load;                   /* tiles of each item of what differs */
+    int64_t items, times;           /* so many; how often they come */
+    double balance; /* the longest item over the mean of those that see */
+    double wait;    /* when the last core is done over an even share */
+    double speedup;
 } BlockStory;
 
 /* Is there something to draw, or was it asked for? */
@@ -273,6 +277,14 @@ void blocks_text(const BlockStory *x, Str *out);
 /* map: its lines, too. */
 json_t *blocks_json(const BlockStory *x, bool map);
 int blocks_picture(const char *path, const BlockStory *x, Err *e);
+
+/* ---- schedule.c -------------------------------------------------------- */
+
+/* When the last of the cores is done with `times` times these items. Those
+ * that take `clearly` or longer start first, the longest foremost, the others
+ * from the last down. 0: no memory. */
+double schedule_last(const double *load, int64_t n, int64_t times, int cores,
+                     double clearly);
 
 /* ---- outdir.c: files that appear whole or not at all ------------------- */
 
