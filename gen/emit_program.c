@@ -55,6 +55,7 @@ static void read_options(Asked *x) {
     x->c.lanes = dims(option(x, "lanes"));
     x->c.rows = dims(option(x, "rows"));
     x->c.prefix = prefix ? prefix : "t";
+    x->c.strips = option(x, "strips");
     for (int i = 0; i < OPERANDS; i++)
         x->c.operand[i] = option(x, program_operands[i].name);
 }

@@ -20,7 +20,8 @@
  *           "bounds", "bounds_entry": loop bounds of keep, the statements for
  *           what they take; "verdict", "verdict_entry": of a tile, likewise
  *     options: lanes, rows: letters of b h q k s d (dout), as in ProgramC;
- *           prefix; b h q k s nq nk off dout: C for these operands; of grad
+ *           strips (any text): as in ProgramC; prefix; b h q k s nq nk off
+ *           dout: C for these operands; of grad
  *           root: "score" | "ds" | i, the gradient of the i-th read; index =
  *           dim with it: an index of that read instead */
 void emit_programs(lua_State *L, const LuaApi *api, const Plan *p);

@@ -157,11 +157,15 @@ enum program_stage {
  * make a value one of a row (h too, where heads share a key head). */
 typedef struct ProgramC {
     unsigned lanes, rows;
+    bool strips; /* elements of rows of keys are read LANES keys at a time,
+                    those being counted by j = 0, 1, .. */
     const char *prefix;            /* of the names of values: "t" */
     const char *operand[OPERANDS]; /* C for it; NULL: its own name */
 } ProgramC;
 
 int program_stage(const ProgramC *c, unsigned deps);
+/* The dimension of k of a read that comes from a strip, or -1. */
+int program_strip(const Program *p, const ProgramC *c, int node);
 /* The statements of one stage, indented by four: "const f32 t4 = ...;". */
 void program_c_part(const Program *p, const int *roots, int nroots,
                     const ProgramC *c, int stage, Str *out);

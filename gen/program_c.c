@@ -124,9 +124,44 @@ static void print_operand(const Printer *x, const Node *n) {
     str_addf(x->out, "%s", name ? name : program_operands[n->i].name);
 }
 
+/* "struct strip t1_strip; open_strip_f32_2(&t1_strip, 1, tensor_bias, q,
+ * splat_i32(0));": the rows of a read. */
+static void print_open(const Printer *x, int i) {
+    const Node *n = &x->p->node[i];
+    const ProgramTensor *t = &x->p->tensor[n->i];
+    int dim = program_strip(x->p, x->c, i), name = x->name[i];
+    str_addf(x->out, "    struct strip %s%d_strip;\n    open_strip_%s_%d(",
+             x->c->prefix, name, program_dtype_name(t->dtype), t->rank);
+    str_addf(x->out, "&%s%d_strip, %d, tensor_%s", x->c->prefix, name, dim,
+             t->name);
+    for (int a = 0; a < n->nargs; a++) {
+        str_addf(x->out, a == dim ? ", splat_i32(0)" : ", ");
+        if (a != dim)
+            print_value(x, n->arg[a], true, true);
+    }
+    str_addf(x->out, ");\n");
+}
+
+/* "if (j % LANES == 0) fill_f32(&t1_strip, k);": their next keys. */
+static void print_fill(const Printer *x, int i) {
+    const Node *n = &x->p->node[i];
+    str_addf(x->out, "    if (j %% LANES == 0)\n        fill_%s(&%s%d_strip, ",
+             program_dtype_name(x->p->tensor[n->i].dtype), x->c->prefix,
+             x->name[i]);
+    print_value(x, n->arg[program_strip(x->p, x->c, i)], false, true);
+    str_addf(x->out, ");\n");
+}
+
 /* "read_f32_2(tensor_bias, q, k)": its element, 0 outside. */
 static void print_read(const Printer *x, const Node *n) {
     const ProgramTensor *t = &x->p->tensor[n->i];
+    int i = (int)(n - x->p->node);
+    if (program_strip(x->p, x->c, i) >= 0) {
+        str_addf(x->out, "(%s)%s%d_strip.near[j %% LANES]",
+                 n->type == TYPE_FLOAT ? "vec" : "ivec", x->c->prefix,
+                 x->name[i]);
+        return;
+    }
     str_addf(x->out, "read_%s%s_%d(tensor_%s", program_dtype_name(t->dtype),
              in_lanes(x, n) ? "_lanes" : "", t->rank, t->name);
     for (int a = 0; a < n->nargs; a++) {
@@ -233,6 +268,11 @@ void program_c_part(const Program *p, const int *roots, int nroots,
         return;
     for (int i = 0; i < p->count; i++) {
         const Node *n = &p->node[i];
+        bool strip = x.name[i] > 0 && program_strip(p, c, i) >= 0;
+        if (strip && stage == STAGE_ROW)
+            print_open(&x, i);
+        if (strip && stage == STAGE_PAIR)
+            print_fill(&x, i);
         if (x.name[i] <= 0 || program_stage(c, n->deps) != stage)
             continue;
         const char *type = n->type == TYPE_FLOAT

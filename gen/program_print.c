@@ -29,7 +29,8 @@ int32_t *program_names(const Program *p, const int *roots, int nroots,
             if (uses[arg] < 2 && height[arg] >= height[i])
                 height[i] = height[arg] + 1;
         }
-        if (height[i] > INLINE_HEIGHT && uses[i])
+        if (uses[i] &&
+            (height[i] > INLINE_HEIGHT || program_strip(p, c, i) >= 0))
             uses[i]++;
     }
     for (int i = 0, n = 0; i < p->count; i++)

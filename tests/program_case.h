@@ -14,7 +14,7 @@ static const char *const tensor_dims[][2] = {
     {"doc", "bp"},  {"len", "b"},  {"slope", "h"},  {"row", "p"},
     {"on", "q5"},   {"gate", "h"}, {"table", "9h"}, {"left", ""},
     {"keep", "qk"}, {"pos", "p"},  {"half", "hp"},  {"far", "9"},
-    {"which", ""},  {"lit", "qp"},
+    {"which", ""},  {"lit", "qp"}, {"mark", "qk"},
 };
 
 typedef struct Arrays {
@@ -80,20 +80,23 @@ static inline void put_array(int dtype, void *data, int64_t i) {
     }
 }
 
-/* Dims in memory in C order, the last padded by `pad`. */
+/* Dims in memory in C order or the other way round, the last padded, maybe
+ * with gaps between elements. */
 static inline void array_make(const Case *c, Arrays *a, int i) {
     const ProgramTensor *t = &a->known[i];
     const char *dims = dims_of(c, t);
-    int64_t span = 1, pad = random_int(0, 2);
+    bool bits = t->dtype == ARRAY_BITS, turned = !bits && random_int(0, 1);
+    int64_t span = bits ? 1 : random_int(1, 2), pad = random_int(0, 2);
     attnc_array *x = &a->array[i];
     *x = (attnc_array){.name = t->name, .dtype = t->dtype, .rank = t->rank};
     assert_int_equal(strlen(dims), t->rank);
     a->size[i] = 1;
-    for (int d = t->rank - 1; d >= 0; d--) {
+    for (int at = t->rank - 1; at >= 0; at--) {
+        int d = turned ? t->rank - 1 - at : at;
         x->n[d] = extent_of(c, dims[d]);
         x->stride[d] = span;
-        span *= x->n[d] + (d == t->rank - 1 ? pad : 0);
-        if (t->dtype == ARRAY_BITS)
+        span *= x->n[d] + (at == t->rank - 1 ? pad : 0);
+        if (bits)
             span = (span + 31) / 32 * 32;
         a->size[i] *= x->n[d];
     }

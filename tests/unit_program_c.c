@@ -54,6 +54,26 @@ static void heads_that_share_a_key_are_rows(void **state) {
              "), S)");
 }
 
+static void elements_of_rows_come_from_strips(void **state) {
+    (void)state;
+    const ProgramC c = {.rows = DEP_Q | DEP_H,
+                        .lanes = DEP_Q | DEP_H | DEP_S,
+                        .strips = true,
+                        .prefix = "x"};
+    const char *text = "f32 bias[:,:,:]; s + bias[h, q, k] + bias[h, k, k]";
+    expect_c(text, &c, STAGE_ROW,
+             "    struct strip x1_strip;\n"
+             "    open_strip_f32_3(&x1_strip, 2, tensor_bias, h, q, "
+             "splat_i32(0));\n");
+    expect_c(text, &c, STAGE_PAIR,
+             "    if (j % LANES == 0)\n"
+             "        fill_f32(&x1_strip, k);\n"
+             "    const vec x1 = (vec)x1_strip.near[j % LANES];\n");
+    expect_c(text, &c, STAGES,
+             "(s + x1) + read_f32_lanes_3(tensor_bias, h, splat_i32(k), "
+             "splat_i32(k))");
+}
+
 /* ---- compiled ---------------------------------------------------------- */
 
 static void add_body(const Program *p, const int *root, int n,
@@ -207,6 +227,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(parts_stand_where_they_change),
         cmocka_unit_test(heads_that_share_a_key_are_rows),
+        cmocka_unit_test(elements_of_rows_come_from_strips),
         cmocka_unit_test(compiled_programs_give_the_same_bits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

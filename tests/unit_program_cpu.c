@@ -192,6 +192,9 @@ static const Kind kinds[] = {
      {1, 2, 2, 130, 270}},
     {"mask=program mask_program=\"bool keep[:,:]; keep[q, k]\" dtype=f16",
      {1, 4, 2, 33, 50}},
+    {"mask=program mask_program=\"i32 mark[:,:]; bool on[:,:]; "
+     "mark[q, k] != 2 || on[q, k]\"",
+     {1, 4, 2, 77, 50}},
     {"mask=causal score_program=\"f32 slope[:]; s + slope[h] * 0.1 * "
      "abs(q - k)\"",
      {2, 4, 2, 70, 90}},

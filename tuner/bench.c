@@ -245,6 +245,7 @@ static void bench_free(Bench *b) {
         attnc_plan_release(b->cases[i].plan);
         attnc_pattern_release(b->cases[i].pattern);
         free(b->cases[i].workspace);
+        free(b->cases[i].array_data);
     }
     attnc_context_destroy(b->ctx);
     attnc_context_destroy(b->alone);

@@ -42,7 +42,8 @@ typedef struct Case {
     attnc_shape shape; /* at which sizes */
     bool bnhd;         /* rows of all heads of a position lie together */
     int part;          /* prepare: which of its times; memory: length;
-                          sparse: so many cases before this is dense */
+                          sparse, reads: so many cases before this is dense */
+    int row;           /* reads: of the table of what is read */
     const char *target, *tile; /* compile: for what, with what pinned */
     bool alone; /* on one thread, the time shared out as if to all */
     double
@@ -55,6 +56,8 @@ typedef struct Case {
     bool failed;
     attnc_plan *plan;
     attnc_pattern *pattern; /* the blocks of a listed one */
+    attnc_array array;      /* the tensor its program reads */
+    void *array_data;       /* NULL: none */
     void *workspace;
     size_t workspace_bytes;
     double seconds; /* of one call, when last timed */
@@ -145,6 +148,10 @@ Sample sample_compile, sample_in_turn, sample_side_by_side;
 
 void sparse_cases(Bench *b);
 Sample sample_allowed;
+
+/* ---- reads.c ----------------------------------------------------------- */
+
+void read_cases(Bench *b);
 
 /* ---- report.c ---------------------------------------------------------- */
 

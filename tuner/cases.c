@@ -330,6 +330,7 @@ int cases_make(Bench *b) {
     dropout(b);
     determinism(b);
     sparse_cases(b);
+    read_cases(b);
     around(b);
     memory(b);
     table21(b);
@@ -393,6 +394,8 @@ void case_tensors(const Bench *b, const Case *c, attnc_args *a) {
         a->dropout_seed = 20260;
     }
     a->pattern = c->pattern;
+    a->tensors = &c->array;
+    a->tensor_count = c->array_data != NULL;
     a->workspace = c->workspace;
     a->workspace_bytes = c->workspace_bytes;
 }

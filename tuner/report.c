@@ -21,7 +21,8 @@ static const struct {
     {"sparse",
      "Patterns; so many times faster than 1.15 of their share of dense, or "
      "than the paper's"},
-    {"programs", "Masks as programs; so many times the built-in one's speed"},
+    {"programs",
+     "Programs; so many times the speed of a built-in mask, or of no tensor"},
     {"prepare", "Before the first launch"},
     {"compile", "Compiling for GPUs, which need not be here; cold"},
     {"memory", "Peak of a process beyond its tensors"},

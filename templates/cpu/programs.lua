@@ -9,7 +9,7 @@ excluding = partly or programs.score
 
 -- How C is written where queries lie in the vectors: heads that share keys are
 -- rows, too. x: the score so far.
-local in_lanes = { lanes = "qhsd", rows = "qh", s = "x" }
+local in_lanes = { lanes = "qhsd", rows = "qh", s = "x", strips = "yes" }
 -- Where keys do: one row at a time.
 local in_row = { lanes = "ksd", rows = "qh", s = "x" }
 -- Of a whole tile: heads are a range, or come one by one.
@@ -25,6 +25,7 @@ function program_prims()
     if judged then
         names = names .. " program_range program_bits program_look"
     end
+    names = names .. (#strip_kinds() > 0 and " program_strip" or "")
     for name in names:gmatch("%S+") do
         include("cpu/prim/" .. name .. ".c.in")
     end
@@ -168,6 +169,7 @@ function read_kinds()
             kind[key] = value
         end
         kind.lane = kind.lane or kind.load
+        kind.splat = kind.lanes == "vec" and "all" or "splat_i32"
         kind.index = each(t.rank, ", i32 i#", "")
         kind.vectors = each(t.rank, ", ivec i#", "")
         kind.ranges = each(t.rank, ", struct range i#", "")
@@ -191,6 +193,20 @@ function look_kinds()
                 or ("look_%s(p + %s,\n                  t->step[%d]"):format(kind.dtype, at, last)
             out[#out + 1] = kind
         end
+    end
+    return out
+end
+
+-- Those whose elements come from strips.
+function strip_kinds()
+    local text, out = "", {}
+    for _, what in ipairs { "keep", S.pass == "bwd" and "grad" or "score" } do
+        if programs[what == "grad" and "score" or what] then
+            text = text .. program(what, "row", in_lanes)
+        end
+    end
+    for _, kind in ipairs(read_kinds()) do
+        out[#out + 1] = text:find("open_strip_" .. kind.name .. "(", 1, true) and kind or nil
     end
     return out
 end
