@@ -254,6 +254,20 @@ static void push_share(lua_State *L, const LuaApi *api, const ProgramGrad *g) {
     set_letters(L, api, "split", share.split);
 }
 
+/* Which of the tensors lists blocks, and how large they are. */
+static void push_listed(lua_State *L, const LuaApi *api, const Plan *p) {
+    int64_t block = spec_listed(&p->spec);
+    int i = 0;
+    while (block && strcmp(p->tensor[i].name, "pattern_blocks"))
+        i++;
+    if (!block)
+        return;
+    api->lua_pushinteger(L, i + 1);
+    api->lua_setfield(L, -2, "listed");
+    api->lua_pushinteger(L, block);
+    api->lua_setfield(L, -2, "block");
+}
+
 static void push_table(lua_State *L, const LuaApi *api, const Plan *p) {
     const attnc_spec *s = &p->spec;
     bool bwd = s->pass == ATTNC_PASS_BWD;
@@ -269,6 +283,7 @@ static void push_table(lua_State *L, const LuaApi *api, const Plan *p) {
     api->lua_pushinteger(L, TENSOR_SUMS);
     api->lua_setfield(L, -2, "sums");
     push_share(L, api, bwd ? spec_score_grad(s) : NULL);
+    push_listed(L, api, p);
     api->lua_setglobal(L, "programs");
 }
 

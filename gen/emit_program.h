@@ -12,6 +12,8 @@
  *               "const" | "expr", ..}}, ..}; owned, split = letters of b h q,
  *               see grad_share; sums = TENSOR_SUMS}
  *     exact: the loop bounds of keep say all, no tile needs a verdict
+ *     listed, block: which of `tensors` lists all blocks that may be seen, bits
+ *     by b, h, block of q, block of k, and their side; nil: none
  *   program(what, show [, options]) -> C text
  *     what: "keep" | "score" | "grad"
  *     show: "entry" | "row" | "key" | "pair" | "dout": the statements of that

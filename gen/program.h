@@ -360,6 +360,10 @@ bool spec_reads(const attnc_spec *s, int operand);
  * and only in part, at the hinted lengths; 1 and 0 without a pattern. */
 void spec_share(const attnc_spec *s, const attnc_shape *h, int64_t queries,
                 int64_t keys, double *any, double *part);
+/* Side of the blocks of a pattern without a closed form, which spec_keep reads
+ * from the tensor pattern_blocks: nothing beside those listed is seen; 0: there
+ * is none. */
+int64_t spec_listed(const attnc_spec *s);
 /* Part of spec_check. */
 int spec_check_programs(const attnc_spec *s, Err *e);
 

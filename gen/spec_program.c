@@ -130,6 +130,14 @@ static void pattern_text_of(const Pattern *p, Str *text) {
              block, block, p->a.causal ? " && k <= q" : "");
 }
 
+int64_t spec_listed(const attnc_spec *s) {
+    Str closed = {0};
+    bool listed =
+        s->sparsity && !pattern_program(&s->sparsity->pattern, &closed);
+    str_free(&closed);
+    return listed ? s->sparsity->pattern.block : 0;
+}
+
 static void make_keep(const attnc_spec *s, attnc_program *p, Err *e) {
     Program *g = &p->graph;
     Str text = {0};

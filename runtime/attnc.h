@@ -297,8 +297,8 @@ ATTNC_API int attnc_merge(attnc_context *ctx, const attnc_spec *spec,
                           int64_t count, void *stream);
 
 /* Lists the blocks of a pattern (bsr, or one that draws) for launches of these
- * sizes; not during a launch. Equal requests share the memory, time and memory
- * go with the blocks kept and a byte for each block. Release every one. */
+ * sizes; not during a launch. Equal requests share the memory, a bit for each
+ * block; time goes with the blocks kept and this memory. Release every one. */
 ATTNC_API int attnc_pattern_create(attnc_context *ctx,
                                    const attnc_program *sparsity,
                                    const attnc_pattern_lists *lists,

@@ -33,7 +33,7 @@ static int close_contexts(void **state) {
 
 /* ---- lists --------------------------------------------------------------- */
 
-enum { BLOCK = 16, MOST_ROWS = 16, MOST_INDEX = 4096 };
+enum { BLOCK = 16, MOST_ROWS = 96, MOST_INDEX = 4096 };
 
 typedef struct Bsr {
     int32_t indptr[8 * (MOST_ROWS + 1)], index[MOST_INDEX];
@@ -52,7 +52,7 @@ static attnc_pattern_lists lists_of(const Case *c) {
     return x;
 }
 
-/* Each block kept in `of` cases of 4, in any order within a row. */
+/* Each block kept in `of` cases of 64, in any order within a row. */
 static void bsr_random(const Case *c, Bsr *b, int64_t list_heads, int of) {
     int32_t n = 0;
     int64_t rows = blocks_of(c->nq), columns = blocks_of(c->nk);
@@ -60,7 +60,7 @@ static void bsr_random(const Case *c, Bsr *b, int64_t list_heads, int of) {
         for (int64_t a = 0; a <= rows; a++) {
             b->indptr[l * (rows + 1) + a] = n;
             for (int64_t e = 0; e < columns && a < rows; e++)
-                if (random_int(0, 3) < of)
+                if (random_int(0, 63) < of)
                     b->index[n++] = (int32_t)(columns - 1 - e);
         }
     b->lists = lists_of(c);
@@ -161,7 +161,7 @@ static void check_pattern(int target, const char *text, int32_t mask,
         c.mode = ATTNC_OFFSET_BR;
         if (listed)
             bsr_random(&c, &b, random_int(0, 1) ? 1 : c.heads,
-                       (int)random_int(0, 4));
+                       16 * (int)random_int(0, 4));
         check_case(ctx, &c, text, listed ? &b : NULL, fwd, bwd);
     }
     attnc_plan_release(fwd);
@@ -177,6 +177,33 @@ static void lists_are_what_their_rule_says(void **state) {
         if (t < 2)
             check_pattern(t, "orig-bigbird", ATTNC_MASK_NONE, times);
     }
+}
+
+/* Few of many blocks: walks go from one to the next over words of bits, along
+ * keys and, where keys are few, along queries. */
+static void check_long(int target, bool keys) {
+    attnc_context *ctx = contexts[target];
+    Case c = case_of(ATTNC_F32, 16, 0, ATTNC_MASK_NONE);
+    Bsr b;
+    set_sparsity(&c.spec, "bsr block=16");
+    attnc_spec back = grad_spec(&c);
+    attnc_plan *fwd = plan_make(ctx, &c.spec, NULL);
+    attnc_plan *bwd = plan_make(ctx, &back, NULL);
+    c.kv_heads = random_int(1, 2);
+    c.heads = c.kv_heads * random_int(1, 2);
+    c.nq = keys ? random_int(1, 40) : random_int(530, 1500);
+    c.nk = keys ? random_int(530, 1500) : random_int(1, 40);
+    bsr_random(&c, &b, random_int(0, 1) ? 1 : c.heads, 2);
+    check_case(ctx, &c, "bsr", &b, fwd, bwd);
+    attnc_plan_release(fwd);
+    attnc_plan_release(bwd);
+}
+
+static void few_of_many_blocks_are_found(void **state) {
+    (void)state;
+    for (int t = 0; t < TARGETS; t++)
+        for (int i = 0; i < (t < 2 ? 6 : 2); i++)
+            check_long(t, i % 2);
 }
 
 /* ---- equal bits ---------------------------------------------------------- */
@@ -222,10 +249,10 @@ static void all_blocks_are_dense_and_order_is_free(void **state) {
     bits_of(ctx, &c, &d, NULL);
     char *dense = malloc(d.o.bytes);
     memcpy(dense, d.o.base, d.o.bytes);
-    bsr_random(&c, &b, 1, 4);
+    bsr_random(&c, &b, 1, 64);
     bits_of(ctx, &c, &d, &b.lists);
     assert_memory_equal(dense, d.o.base, d.o.bytes);
-    bsr_random(&c, &b, 1, 2);
+    bsr_random(&c, &b, 1, 32);
     bits_of(ctx, &c, &d, &b.lists);
     memcpy(dense, d.o.base, d.o.bytes);
     turned = b;
@@ -350,7 +377,7 @@ static void bad_lists_are_refused(void **state) {
     attnc_spec closed = c.spec;
     set_sparsity(&c.spec, "bsr block=16");
     set_sparsity(&closed, "butterfly block=16");
-    bsr_random(&c, &b, 1, 4);
+    bsr_random(&c, &b, 1, 64);
     attnc_pattern_lists x = b.lists;
     refused(NULL, &x, "sparsity");
     refused(c.spec.sparsity, NULL, "lists");
@@ -378,7 +405,7 @@ static void equal_requests_share_and_launches_are_held_to_them(void **state) {
     Data d;
     Bsr b;
     set_sparsity(&c.spec, "bsr block=16");
-    bsr_random(&c, &b, 1, 3);
+    bsr_random(&c, &b, 1, 48);
     attnc_pattern *x = object(ctx, &c.spec, &b.lists);
     attnc_pattern *y = object(ctx, &c.spec, &b.lists);
     assert_non_null(ctx->patterns);
@@ -408,7 +435,7 @@ static void work_is_counted_from_the_lists(void **state) {
     Case c = one_head();
     Bsr b;
     set_sparsity(&c.spec, "bsr block=16");
-    bsr_random(&c, &b, 1, 3);
+    bsr_random(&c, &b, 1, 48);
     Plan p = {.spec = c.spec};
     attnc_args a = ATTNC_ARGS_INIT;
     assert_null(pattern_loads(&p, &a));
@@ -435,6 +462,7 @@ static void work_is_counted_from_the_lists(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lists_are_what_their_rule_says),
+        cmocka_unit_test(few_of_many_blocks_are_found),
         cmocka_unit_test(all_blocks_are_dense_and_order_is_free),
         cmocka_unit_test(kernels_keep_the_golden_layouts),
         cmocka_unit_test(bad_lists_are_refused),
