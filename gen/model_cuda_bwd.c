@@ -258,30 +258,36 @@ void model_cuda_dq_sum(const attnc_spec *s, const attnc_shape *h,
     f->bound = f->compute_ms > f->dram_ms ? "latency" : "dram";
 }
 
-/* Every thread looks at all pairs of a step, two at a time: of the reads whose
- * pairs have no elements of their own. */
+/* To look at two pairs, whether one of them is the thread's. */
 static const double LOOK_SLOTS = 10;
 
-static double shared_reads(const attnc_spec *s) {
+/* Of all pairs, how often a warp looks at one: none where each has an element
+ * of its own; every thread at its warp's, or, where other warps may add to the
+ * same element, at all of the block; a row's lanes may sum theirs before. */
+static double looks(const attnc_spec *s, const CudaBwd *b) {
     const ProgramGrad *g = spec_score_grad(s);
-    double n = 0;
+    GradShare share = grad_share(g);
+    double sum = 0;
     for (int i = 0; i < g->nread; i++) {
-        bool alone = !(g->read[i].broadcast & (DEP_Q | DEP_K));
+        const ReadGrad *r = &g->read[i];
+        bool direct = !(r->broadcast & (DEP_Q | DEP_K));
+        bool row = r->broadcast & DEP_K && r->expr < 0;
+        bool apart = share.parted >> r->tensor & 1 || share.split & DEP_Q;
         for (int k = 0; k < g->nread; k++)
-            alone &= k == i || g->read[k].tensor != g->read[i].tensor;
-        n += !alone;
+            direct &= k == i || g->read[k].tensor != r->tensor;
+        if (!direct)
+            sum += !apart ? b->warps : row ? 4.0 / b->other : 1;
     }
-    return n;
+    return sum;
 }
 
 void model_cuda_tensor(const attnc_spec *s, const Device *d, const Tile *t,
                        double items, Figures *f) {
     CudaBwd b = cuda_bwd_of(t);
     double wide = d->cores * b.blocks, waves = ceil(items / wide);
-    double looks = f->exp2s / 2 * b.warps * shared_reads(s);
+    double slots = f->exp2s / 2 * looks(s, &b) * LOOK_SLOTS;
     double even = f->items / wide / f->waves; /* of dQ's blocks */
-    double look_ms =
-        looks * LOOK_SLOTS / ISSUE_RATE / d->cores / (d->clock_ghz * 1e6);
+    double look_ms = slots / ISSUE_RATE / d->cores / (d->clock_ghz * 1e6);
     f->compute_ms = (f->compute_ms * even + look_ms) * waves * wide / items;
     f->flops = 0;
     f->items = items;

@@ -13,9 +13,9 @@
 
 #include "program.h"
 
-/* Items for each core: so many make them end together whatever a mask hides.
- * Copies, at most. */
-enum { ITEMS_EACH = 4, MOST_COPIES = 1024 };
+/* Items for each core: so many make them end together whatever a mask hides;
+ * blocks that an SM holds at once. Parts, at most. */
+enum { ITEMS_EACH = 4, BLOCKS_EACH = 3, MOST_TENSOR_PARTS = 1024 };
 
 static GradShare share_of(const attnc_spec *s) {
     return s->tensor_grads ? grad_share(spec_score_grad(s)) : (GradShare){0};
@@ -95,9 +95,15 @@ int plan_tensor_parts(const Plan *p) {
         return 1;
     double own = cells(p, s, share.owned);
     double most = cells(p, s, share.split) / own;
-    double parts = ceil(ITEMS_EACH * p->device.cores / own);
-    parts = fmin(fmin(parts, most), MOST_COPIES);
+    int each = p->device.kind == DEVICE_CPU ? ITEMS_EACH : BLOCKS_EACH;
+    double parts = ceil(each * p->device.cores / own);
+    parts = fmin(fmin(parts, most), MOST_TENSOR_PARTS);
     return parts > 1 ? (int)parts : 1;
+}
+
+/* Copies that each part has of a gradient: on a GPU one for each warp. */
+static int copies(const Step *s) {
+    return tile_is_cuda(s->tile.family) ? cuda_bwd_of(&s->tile).warps : 1;
 }
 
 /* Copies of the gradients that several parts add to, one after the other. */
@@ -105,7 +111,9 @@ void plan_tensor_bufs(Plan *p) {
     if (!p->parted)
         return;
     Buf *b = &p->buf[p->nbuf++];
-    *b = (Buf){.elem_bytes = 4, .zero = ZERO_EACH_LAUNCH, .fixed = 1};
+    *b = (Buf){.elem_bytes = 4,
+               .zero = ZERO_EACH_LAUNCH,
+               .fixed = copies(plan_tensor_step(p))};
     b->extent = (Extent){
         {{DIM_TENSOR_PARTS, 1}, {DIM_TENSOR_ELEMENTS, 1}, {DIM_ONE, 1}}};
     snprintf(b->name, sizeof b->name, "part_tensor");
@@ -167,8 +175,10 @@ void plan_tensor_figures(const Plan *p, const Step *s, Figures *f) {
     bool sum = s->role == ROLE_dtensor_sum;
     double n = elements(p, sum);
     if (s->role != ROLE_dtensor)
-        memory_figures(p, sum ? ceil(n / TENSOR_SUMS) : MOST_PARTS,
-                       sum ? n * (1 + p->tensor_parts) : n, f);
+        memory_figures(
+            p, sum ? ceil(n / TENSOR_SUMS) : MOST_PARTS,
+            sum ? n * (1 + p->tensor_parts * copies(plan_tensor_step(p))) : n,
+            f);
     else if (p->device.kind == DEVICE_CPU)
         model_bwd_tensor(&p->spec, &p->shape, &p->device, &s->tile, items, f);
     else

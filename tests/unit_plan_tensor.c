@@ -131,9 +131,9 @@ static void parts_fill_the_machine_and_no_more(void **state) {
                         "score_program=\"f32 t[:]; s + t[h]\"";
     const char *large = "batch=8 heads=32 kv_heads=32 seqlen_q=8192";
     Device chip = device("H200");
-    /* four for each core; no more than there are cells; of what heads own */
+    /* three for each SM; no more than there are cells; of what heads own */
     int most = parts("H200", table, large);
-    assert_int_equal(most, 4 * (int)chip.cores);
+    assert_int_equal(most, 3 * (int)chip.cores);
     assert_int_equal(parts("H200", heads, large), (most + 31) / 32);
     assert_int_equal(
         parts("H200", table, "batch=3 heads=2 kv_heads=1 seqlen_q=1"), 6);

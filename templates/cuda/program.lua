@@ -66,6 +66,33 @@ end
 -- Have parts of the work copies of the gradient that this read adds to?
 function is_parted(read) return gradient_of(read.tensor):find("^copy") ~= nil end
 
+-- Do the rows of a read's warp have elements to themselves, or a copy? Rows are
+-- queries of one head.
+function warps_apart(read)
+    return is_parted(read) or programs.split:find("q", 1, true) ~= nil
+end
+
+-- Do all keys of a row read one element?
+function reads_by_row(read)
+    local indices = table.concat(read.index, " ")
+    return not uses(indices, "k") and not uses(indices, "expr")
+end
+
+-- The call that sums pairs, where these have no elements of their own.
+function sum_call(direct, apart, by_row, to)
+    if direct then return "" end
+    local width = by_row and "LANES_A_ROW" or "OTHER"
+    return apart and ("sum_own_pairs(%s, pairs, %s);"):format(to, width)
+        or ("sum_pairs(%s, pairs);"):format(to)
+end
+
+-- Copies of a gradient that each part has: its warps'.
+function copies_of_part()
+    for _, s in ipairs(steps) do
+        if s.role == "dtensor" then return s.tile.dq_warps end
+    end
+end
+
 -- The call that clears a tensor's gradient.
 function zero_call(t)
     return ("zero(a.dtensor_%s, %s);"):format(t.name, elements(t, "a."))

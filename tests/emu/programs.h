@@ -40,6 +40,7 @@ static const char *const scores[] = {
     "f16 half[:,:]; f32 x[:]; max(s, x[k] - 20.0) + half[b, q] * s",
     "k % 3 == 1 && q > 2 ? -inf : s + exp(0.1 * s)",
     "f32 one; s * one + floor(s) * 0.01 - q / 64.0 + k / (nk + 1)",
+    "f32 both[:,:]; f32 gate[:]; s * gate[h] + both[q, k] - both[k, q]",
 };
 static const char *const patterns[] = {
     "butterfly:m=2 block=16",
