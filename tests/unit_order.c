@@ -136,7 +136,7 @@ static void check_order(const Launch *l) {
 static void orders_are_permutations(void **state) {
     uint64_t *seed = *state;
     static const char *const passes[] = {"fwd", "bwd"};
-    for (int i = 0; i < 120; i++) {
+    for (int i = 0; i < 60; i++) {
         Made m = random_pattern(seed, i);
         char text[256], sizes[160];
         Pattern p;
