@@ -43,12 +43,16 @@ static double micros(Bench *b, Case *c, Call *call) {
 
 /* ---- attnc ------------------------------------------------------------- */
 
-/* The O and LSE that a backward reads. */
+/* The O and LSE that a backward reads; a forward takes no gradient. */
 static int forward_first(Bench *b, const Case *c) {
     attnc_spec spec = c->spec;
+    attnc_array array = c->array;
     attnc_args a;
     spec.pass = ATTNC_PASS_FWD;
+    spec.tensor_grads = 0;
+    array.grad = NULL;
     case_tensors(b, c, &a);
+    a.tensors = &array;
     a.workspace = NULL;
     return attnc_run(b->ctx, &spec, &a, NULL) ? say_error(c->name) : 0;
 }

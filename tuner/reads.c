@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Cases of programs that read tensors: a bias, T5's table, documents, against
- * attention without them. */
+ * attention without them; of a backward also with the tensor's gradient. */
 #include "bench.h"
 
 #include <stdlib.h>
@@ -17,6 +17,7 @@ static const char t5[] =
     "let far = 8 + int(log(max(n, 1) / 8.0) * 2.88539 + 0.001);\n"
     "let bucket = (d > 0 ? 16 : 0) + (n < 8 ? n : min(far, 15));\n"
     "s + table[bucket, h]";
+static const char slopes[] = "f32 slope[:]; s - slope[h] * abs(q - k)";
 static const char document[] = "i32 doc[:]; doc[q] == doc[k]";
 
 /* What is read, dim by dim: a letter of h q k, or t for T5's buckets. */
@@ -31,8 +32,13 @@ static const struct Read {
     {"bias hk", "bias", "hk", ATTNC_BIAS_HK, NULL, NULL},
     {"T5's table", "table", "th", ATTNC_BIAS_NONE, t5, NULL},
     {"documents", "doc", "q", ATTNC_BIAS_NONE, NULL, document},
+    /* and their gradients */
+    {"dbias hqk", "bias", "hqk", ATTNC_BIAS_HQK, NULL, NULL},
+    {"dbias k", "bias", "k", ATTNC_BIAS_K, NULL, NULL},
+    {"T5's dtable", "table", "th", ATTNC_BIAS_NONE, t5, NULL},
+    {"dslopes", "slope", "h", ATTNC_BIAS_NONE, slopes, NULL},
 };
-enum { ROWS = sizeof rows / sizeof rows[0] };
+enum { ROWS = sizeof rows / sizeof rows[0], GRADS = 6 };
 
 /* ---- the tensor -------------------------------------------------------- */
 
@@ -55,7 +61,7 @@ static void fill(const Case *c, const struct Read *r, int64_t count) {
     }
 }
 
-/* Dense, in the order of its dims. */
+/* Dense, in the order of its dims; its gradient behind it. */
 static int make_array(Case *c, const struct Read *r) {
     int64_t count = 1;
     c->array =
@@ -67,10 +73,12 @@ static int make_array(Case *c, const struct Read *r) {
         c->array.stride[d] = count;
         count *= c->array.n[d];
     }
-    c->array.data = c->array_data = malloc((size_t)count * 4);
+    c->array.data = c->array_data = malloc((size_t)count * 8);
     if (!c->array_data)
         return -1;
     fill(c, r, count);
+    c->array.grad =
+        c->spec.tensor_grads ? (float *)c->array_data + count : NULL;
     return 0;
 }
 
@@ -99,7 +107,7 @@ static bool set_programs(Case *c, const struct Read *r) {
 
 static void reads(Bench *b, int pass, int heads, int64_t n) {
     const Case *first = b->cases + b->ncase;
-    for (int i = 0; i < ROWS; i++) {
+    for (int i = 0; i < (pass == ATTNC_PASS_BWD ? ROWS : GRADS); i++) {
         char name[48];
         snprintf(name, sizeof name, "%s n%lld heads%d, %s",
                  pass == ATTNC_PASS_BWD ? "BWD" : "FWD", (long long)n, heads,
@@ -112,6 +120,7 @@ static void reads(Bench *b, int pass, int heads, int64_t n) {
         c->shape.heads = c->shape.kv_heads = heads;
         c->part = first->row ? 0 : (int)(c - first);
         c->row = i;
+        c->spec.tensor_grads = i >= GRADS;
         if (!set_programs(c, &rows[i]))
             b->ncase--;
     }
@@ -121,4 +130,5 @@ void read_cases(Bench *b) {
     reads(b, ATTNC_PASS_FWD, 8, 2048);
     reads(b, ATTNC_PASS_FWD, 2, 4096);
     reads(b, ATTNC_PASS_BWD, 8, 2048);
+    reads(b, ATTNC_PASS_BWD, 4, 1024);
 }
