@@ -67,6 +67,15 @@ class Blocks(Case):
                      says=("--head", "nearest accepted: 7"))
         self.refused("explain", "--head", "0", says="--print-blocks")
 
+    def test_entries_differ(self):
+        args = ("--mask", "expr:k / 64 == b", "--batch", "2", "--seqlen", "128")
+        one, other = (self.printed(*args, "--entry", str(b)) for b in (0, 1))
+        self.assertEqual((one, other), (["10"] * 2, ["01"] * 2))
+        j = self.object("explain", *args, "--entry", "1")
+        self.assertEqual(j["blocks"]["entry"], 1)
+        self.refused("explain", *args, "--entry", "2",
+                     says=("--entry", "nearest accepted: 1"))
+
     def test_drawn_blocks_are_those_of_the_run(self):
         # With all blocks drawn nothing is left to chance.
         self.assertEqual(self.printed("--sparsity", "ds-bigbird:random=8",

@@ -140,22 +140,32 @@ static int64_t side_of(const Options *o, const Problem *p, int64_t nk) {
     return side;
 }
 
-static int choose_head(const Options *o, const Problem *p, int64_t *h, Err *e) {
-    *h = 0;
-    if (o->given[OPT_head].text && !blocks_asked(o, p))
-        return option_bad(o, OPT_head, e,
-                          "it needs --print-blocks, --svg, or something to "
-                          "draw");
-    return option_int(o, OPT_head, 0, p->size[SIZE_heads].n - 1, h, e);
+/* Which entry and head are drawn. */
+static int choose(const Options *o, const Problem *p, BlockStory *x, Err *e) {
+    const struct {
+        int option, size;
+        int64_t *to;
+    } which[] = {{OPT_entry, SIZE_batch, &x->entry},
+                 {OPT_head, SIZE_heads, &x->head}};
+    int rc = 0;
+    for (int i = 0; i < 2 && rc == 0; i++) {
+        if (o->given[which[i].option].text && !blocks_asked(o, p))
+            return option_bad(o, which[i].option, e,
+                              "it needs --print-blocks, --svg, or something to "
+                              "draw");
+        rc = option_int(o, which[i].option, 0, p->size[which[i].size].n - 1,
+                        which[i].to, e);
+    }
+    return rc;
 }
 
 static int tell_sight(const Options *o, const Problem *p, const Plan *plan,
                       Sight *s, BlockStory *x, Err *e) {
     const attnc_args *a = s->p.a;
     int64_t nq, nk;
-    problem_lengths(p, 0, &nq, &nk);
+    problem_lengths(p, x->entry, &nq, &nk);
     x->side = side_of(o, p, nk);
-    sight_head(s, 0, x->head);
+    sight_head(s, x->entry, x->head);
     int rc = sight_blocks(s, x->side, &x->map, e);
     if (rc)
         return rc;
@@ -168,7 +178,7 @@ static int tell_sight(const Options *o, const Problem *p, const Plan *plan,
     double square = (double)nq * (double)nk;
     x->pairs = -1;
     if (square > 0 && square <= COUNTED) {
-        sight_head(s, 0, x->head);
+        sight_head(s, x->entry, x->head);
         x->pairs =
             (double)sight_pairs(s, (SightTile){0, nq, 0, s->seq.all}) / square;
     }
@@ -181,7 +191,7 @@ int blocks_tell(const Options *o, Problem *p, const Plan *plan, BlockStory *x,
     attnc_args a;
     Sight s = {0};
     *x = (BlockStory){0};
-    int rc = choose_head(o, p, &x->head, e);
+    int rc = choose(o, p, x, e);
     if (rc || !blocks_asked(o, p))
         return rc;
     bool must = o->given[OPT_print_blocks].text || o->given[OPT_svg].text;
@@ -210,10 +220,10 @@ void blocks_text(const BlockStory *x, Str *out) {
     }
     double all = (double)(x->full + x->partial + x->skipped);
     str_addf(out,
-             "\nhead %" PRId64 ", blocks of %" PRId64
+             "\nentry %" PRId64 ", head %" PRId64 ", blocks of %" PRId64
              " queries (down) and keys: "
              ". none, + some, # all\n",
-             x->head, x->side);
+             x->entry, x->head, x->side);
     pattern_text(&x->map, ".+#", out);
     str_addf(out, "\nblocks    %.2f %% kept", 100 * blocks_density(&x->map));
     if (x->pairs >= 0)
@@ -251,6 +261,7 @@ json_t *blocks_json(const BlockStory *x, bool map) {
     json_object_set_new(tiles, "full", json_integer(x->full));
     json_object_set_new(tiles, "partial", json_integer(x->partial));
     json_object_set_new(tiles, "skipped", json_integer(x->skipped));
+    json_object_set_new(j, "entry", json_integer(x->entry));
     json_object_set_new(j, "head", json_integer(x->head));
     json_object_set_new(j, "block", json_integer(x->side));
     json_object_set_new(j, "rows", json_integer(x->map.rows));

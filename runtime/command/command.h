@@ -253,9 +253,10 @@ void inputs_free(Inputs *in);
 /* ---- blocks.c: what a query sees, for explain --------------------------- */
 
 typedef struct BlockStory {
-    bool drawn; /* else tensors are missing, or nothing was asked for */
+    bool drawn;    /* else tensors are missing, or nothing was asked for */
+    int64_t entry; /* the batch entry drawn */
     int64_t head, side;
-    BlockList map; /* of the head, of the first entry */
+    BlockList map; /* of the head, of the entry */
     double pairs;  /* share of the pairs seen; < 0: not counted */
     int64_t item_q, tile_q, tile_k; /* queries of a work item; of a tile */
     int64_t full, partial, skipped; /* tiles, of all heads and entries */
