@@ -137,8 +137,8 @@ class Files(Case):
     def test_wrong_kind(self):
         x = self.array(1, 2, 3, 4)
         for kind, word in (("i4", "i32"), ("i8", "i64"), ("?", "bool"),
-                           ("u1", "|u1"), ("c8", "<c8"), (">f4", "big-endian"),
-                           ("S3", "|S3")):
+                           ("u1", "u8 data"), ("u2", "<u2"), ("c8", "<c8"),
+                           (">f4", "big-endian"), ("S3", "|S3")):
             self.bad(self.save("q.npy", x.astype(kind)), word)
         self.bad(self.save("o.npy", np.array([[[[None]]]])), "object")
         self.bad(self.save("r.npy", np.zeros((1, 1, 1, 1), "f4,f4")), "records")
