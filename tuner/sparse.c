@@ -85,20 +85,31 @@ static void list_of(Bench *b, const Case *of) {
     c->shape = of->shape;
 }
 
-static void pattern(Bench *b, const Case *dense, const char *text, int block) {
+/* The dense case under a pattern, named after it; NULL: it is left out, or the
+ * pattern does not fit its length. */
+static Case *under(Bench *b, const Case *dense, const char *what,
+                   const char *text, int block) {
     char name[48];
-    snprintf(name, sizeof name, "%.*s%s block %d",
-             (int)strcspn(dense->name, "d"), dense->name, text, block);
+    snprintf(name, sizeof name, "%.*s%s", (int)strcspn(dense->name, "d"),
+             dense->name, what);
     Case *c = case_add(b, "sparse", "us", sample_allowed, name);
     if (!c)
-        return;
+        return NULL;
     c->spec = dense->spec;
     c->shape = dense->shape;
     c->part = (int)(c - dense);
-    if (!set_pattern(c, text, block, c->shape.seqlen_q)) {
-        b->ncase--;
+    if (set_pattern(c, text, block, c->shape.seqlen_q))
+        return c;
+    b->ncase--;
+    return NULL;
+}
+
+static void pattern(Bench *b, const Case *dense, const char *text, int block) {
+    char what[40];
+    snprintf(what, sizeof what, "%s block %d", text, block);
+    Case *c = under(b, dense, what, text, block);
+    if (!c)
         return;
-    }
     c->listed = strstr(text, "bigbird") != NULL;
     if (c->listed && c->spec.pass == ATTNC_PASS_FWD)
         list_of(b, c);
@@ -118,21 +129,15 @@ static const struct {
 
 /* May take the share of the dense time that it takes in the paper. */
 static void as_the_paper(Bench *b, const Case *dense) {
-    char name[48], text[16];
+    char what[40], text[16];
     int64_t n = dense->shape.seqlen_q, keys = n / 8 < 256 ? n / 8 : 256;
     int row = __builtin_ctzll((uint64_t)(n / PAPER_FIRST));
     int back = dense->spec.pass == ATTNC_PASS_BWD;
     snprintf(text, sizeof text, "butterfly:m=%d", (int)(keys / 64 - 1));
-    snprintf(name, sizeof name, "%.*sthe paper's %s",
-             (int)strcspn(dense->name, "d"), dense->name, text);
-    Case *c = case_add(b, "sparse", "us", sample_allowed, name);
+    snprintf(what, sizeof what, "the paper's %s", text);
+    Case *c = under(b, dense, what, text, 64);
     if (!c)
         return;
-    c->spec = dense->spec;
-    c->shape = dense->shape;
-    c->part = (int)(c - dense);
-    if (!set_pattern(c, text, 64, n))
-        b->ncase--;
     c->share = paper[row][back].sparse / paper[row][back].flash;
     c->start_us = 0;
 }
